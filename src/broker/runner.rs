@@ -1,0 +1,122 @@
+//! What the broker knows of one registered runner.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::Scope;
+
+/// The broker's own number of a record; Gitea's ids may come back after a restore, this one does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordId(pub i64);
+
+/// Id, uuid and token of one registered runner.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Gitea's id of the row.
+    pub id: i64,
+    /// Header `X-Runner-Uuid`.
+    pub uuid: String,
+    /// Header `X-Runner-Token`.
+    pub token: SecretString,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("id", &self.id)
+            .field("uuid", &self.uuid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Credentials {
+    /// Compares a presented token in constant time.
+    #[must_use]
+    pub fn token_is(&self, presented: &[u8]) -> bool {
+        super::secrets_match(self.token.expose_secret().as_bytes(), presented)
+    }
+}
+
+/// One registered runner, as it is kept in the store.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The broker's own number.
+    pub record_id: RecordId,
+    /// Where the runner serves.
+    pub scope: Scope,
+    /// What the runner shows.
+    pub presented: Credentials,
+    /// What Gitea knows.
+    pub upstream: Credentials,
+    /// The display name, as Gitea answered it.
+    pub name: String,
+    /// Bare label names: those of its last Declare, before that those of its Register.
+    pub labels: Vec<String>,
+    /// The runner's version, told likewise.
+    pub version: String,
+    /// Removed by Gitea after its one task.
+    pub ephemeral: bool,
+    /// Id of the enrollment token that it came by.
+    pub parent_id: String,
+    /// Where its Register came from.
+    pub peer: IpAddr,
+    /// When it was registered.
+    pub registered_at: SystemTime,
+    /// Whether the runner is known to have its credentials: the answer reached it, or it spoke with them.
+    pub delivered: bool,
+    /// Whether it ever made a call with its credentials.
+    pub spoke: bool,
+    /// Its last call.
+    pub last_seen_at: Option<SystemTime>,
+    /// Ids of the tasks in hand.
+    pub tasks: Vec<i64>,
+    /// Where the record stands.
+    pub state: RecordState,
+    /// The runner file that was written for it.
+    pub file: Option<PathBuf>,
+}
+
+/// Where a record stands. What a runner does at the moment (idle, busy, gone) is told by its
+/// [activity](super::activity), not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordState {
+    /// Registered in Gitea, as far as is known.
+    Active,
+    /// The broker decided to delete it in Gitea and has not yet seen it gone.
+    Deregistering(Reason),
+    /// Gone from Gitea; kept so that a second Deregister gets the same answer.
+    Ended(Reason),
+}
+
+/// Why a runner is deregistered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The runner asked, by the Deregister call.
+    Runner,
+    /// An admin asked.
+    Admin,
+    /// The broker shut down.
+    Shutdown,
+    /// The registration could not be kept.
+    Rollback,
+}
+
+impl Reason {
+    /// All reasons, for metrics and for reading the store.
+    pub const ALL: [Self; 4] = [Self::Runner, Self::Admin, Self::Shutdown, Self::Rollback];
+
+    /// The word for it in the store, in metrics and in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Runner => "runner",
+            Self::Admin => "admin",
+            Self::Shutdown => "shutdown",
+            Self::Rollback => "rollback",
+        }
+    }
+}

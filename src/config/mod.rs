@@ -1,0 +1,5 @@
+//! Settings: types with defaults, layers, checks.
+
+mod types;
+
+pub use types::*;

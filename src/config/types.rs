@@ -1,0 +1,252 @@
+//! What can be set, with the defaults. How the values get here is [`super::load`]'s business.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::Uri;
+use secrecy::SecretString;
+
+/// All settings of the broker, complete and checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What runners dial.
+    pub listen: Listen,
+    /// Metrics, health and the commands.
+    pub admin: Admin,
+    /// The Gitea behind the broker.
+    pub gitea: Gitea,
+    /// Who may enroll.
+    pub enrollment: Enrollment,
+    /// The runner files.
+    pub credentials: Credentials,
+    /// Full form (`docker://node:20`) of bare label names that arrive in Register.
+    pub labels: BTreeMap<String, String>,
+    /// What happens to runners when the broker ends.
+    pub shutdown: Shutdown,
+    /// Where records are kept.
+    pub store: Store,
+    /// The log on standard error.
+    pub log: Log,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Address of the runners' listener.
+    pub runners: SocketAddr,
+    /// How runners and jobs name the broker; `None`: as each dialled it.
+    pub public_url: Option<Uri>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { runners: (Ipv4Addr::UNSPECIFIED, 8080).into(), public_url: None }
+    }
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Address of the admin listener.
+    pub listen: SocketAddr,
+    /// Unix socket that the commands talk to.
+    pub socket: PathBuf,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 8081).into(),
+            socket: "/var/lib/runner-broker/admin.sock".into(),
+        }
+    }
+}
+
+/// `[gitea]`
+#[derive(Clone, Debug)]
+pub struct Gitea {
+    /// Base address: http or https, an authority, perhaps a sub-path, no trailing slash, no query.
+    pub url: Uri,
+    /// Where runners serve.
+    pub scope: Scope,
+    /// Gitea's secret with which runners join the scope.
+    pub registration_token: SecretString,
+    /// A Gitea access token, for deregistration and for settling unclear registrations.
+    pub api_token: Option<SecretString>,
+    /// PEM file with the authorities to trust in place of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Where a runner serves, as Gitea cuts it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// The whole instance.
+    Instance,
+    /// One organization.
+    Org(String),
+    /// The user that the API token belongs to.
+    User,
+    /// One repository.
+    Repo {
+        /// A user or an organization.
+        owner: String,
+        /// The repository's name.
+        name: String,
+    },
+}
+
+/// `[enrollment]`
+#[derive(Clone, Debug)]
+pub struct Enrollment {
+    /// The one reusable token given by settings.
+    pub token: SecretString,
+}
+
+/// `[credentials]`
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// Path of the runner file, with `{name}`, `{id}`, `{uuid}`; absolute. Used where its first folder is there.
+    pub path: String,
+    /// What the file says to dial.
+    pub address: Address,
+    /// Permission bits of the file.
+    pub mode: u32,
+    /// Owner of the file; `None`: the broker's.
+    pub uid: Option<u32>,
+    /// Group of the file; `None`: the broker's.
+    pub gid: Option<u32>,
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        Self {
+            path: "/runners/{name}/.runner".into(),
+            address: Address::Auto,
+            mode: 0o600,
+            uid: None,
+            gid: None,
+        }
+    }
+}
+
+/// What a runner file says to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// The broker, but Gitea where the broker listens on loopback only.
+    Auto,
+    /// The broker.
+    Broker,
+    /// Gitea itself.
+    Gitea,
+    /// This address.
+    Url(Uri),
+}
+
+/// `[shutdown]`
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// Which runners are deregistered at SIGTERM.
+    pub deregister: Deregister,
+    /// What happens to a runner with a task in hand.
+    pub busy: Busy,
+    /// How long runners may take to leave by themselves.
+    pub drain_timeout: Duration,
+    /// The broker has ended by then, counted from the signal.
+    pub deadline: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            deregister: Deregister::Auto,
+            busy: Busy::Leave,
+            drain_timeout: Duration::from_secs(5),
+            deadline: Duration::from_secs(9),
+        }
+    }
+}
+
+/// `shutdown.deregister`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deregister {
+    /// All where the broker listens on loopback only (a sidecar: its runners end with it), else gone.
+    Auto,
+    /// Those that are gone, or go during the drain.
+    Gone,
+    /// All but the busy.
+    All,
+    /// None.
+    None,
+}
+
+/// `shutdown.busy`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// Leave the runner registered: it goes on with its task.
+    Leave,
+    /// Report its task as cancelled, then deregister it.
+    Cancel,
+}
+
+/// `[store]`
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The database file, from `sqlite:PATH`.
+    pub path: PathBuf,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { path: "/var/lib/runner-broker/state.db".into() }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// The least severe level that is written.
+    pub level: LogLevel,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `log.level`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// And what needs a look.
+    Warn,
+    /// And what happened.
+    #[default]
+    Info,
+    /// And why.
+    Debug,
+    /// And each step.
+    Trace,
+}
+
+impl Settings {
+    /// Whether the runners' listener is on loopback only: the broker is then one runner's sidecar.
+    #[must_use]
+    pub fn loopback_only(&self) -> bool {
+        match self.listen.runners.ip() {
+            IpAddr::V4(ip) => ip.is_loopback(),
+            IpAddr::V6(ip) => {
+                ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Registration broker in front of Gitea's runners.
+
+pub mod broker;
+pub mod config;
+pub mod connect;
