@@ -103,11 +103,14 @@ pub enum Reason {
     Shutdown,
     /// The registration could not be kept.
     Rollback,
+    /// Gitea acted on a registration whose answer was lost.
+    Orphan,
 }
 
 impl Reason {
     /// All reasons, for metrics and for reading the store.
-    pub const ALL: [Self; 4] = [Self::Runner, Self::Admin, Self::Shutdown, Self::Rollback];
+    pub const ALL: [Self; 5] =
+        [Self::Runner, Self::Admin, Self::Shutdown, Self::Rollback, Self::Orphan];
 
     /// The word for it in the store, in metrics and in the log.
     #[must_use]
@@ -117,6 +120,7 @@ impl Reason {
             Self::Admin => "admin",
             Self::Shutdown => "shutdown",
             Self::Rollback => "rollback",
+            Self::Orphan => "orphan",
         }
     }
 }
