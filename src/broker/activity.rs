@@ -25,6 +25,7 @@ pub struct Activity {
     connections: usize,
     left: bool,
     heard: Instant,
+    call: Option<Instant>,
     spoke: bool,
     tasks: Vec<Task>,
 }
@@ -44,6 +45,7 @@ impl Activity {
             connections: 0,
             left: false,
             heard: now,
+            call: None,
             spoke,
             tasks: tasks.iter().map(|&id| Task { id, reported: now }).collect(),
         }
@@ -52,6 +54,7 @@ impl Activity {
     /// It made a call with its credentials. Returns whether it was the first.
     pub fn called(&mut self, now: Instant) -> bool {
         self.heard = now;
+        self.call = Some(now);
         !std::mem::replace(&mut self.spoke, true)
     }
 
@@ -88,6 +91,12 @@ impl Activity {
         }
     }
 
+    /// Its last call since the broker knows it.
+    #[must_use]
+    pub fn last_call(&self) -> Option<Instant> {
+        self.call
+    }
+
     /// Whether it ever made a call with its credentials.
     #[must_use]
     pub fn spoke(&self) -> bool {
@@ -113,8 +122,7 @@ impl Activity {
     pub fn presence(&self, now: Instant) -> Presence {
         if self.tasks(now).next().is_some() {
             Presence::Busy
-        } else if self.spoke
-            && (self.left || now.saturating_duration_since(self.heard) >= SILENCE)
+        } else if self.spoke && (self.left || now.saturating_duration_since(self.heard) >= SILENCE)
         {
             Presence::Gone
         } else {

@@ -18,28 +18,27 @@ pub struct Claims {
 #[derive(Debug)]
 struct Claim {
     record: RecordId,
-    until: Instant,
+    registered: Instant,
 }
 
 impl Claims {
     /// Keeps a result that was registered at `registered`.
     pub fn keep(&mut self, key: Key, record: RecordId, registered: Instant, now: Instant) {
         self.sweep(now);
-        let until = registered + CLAIM_TIMEOUT;
-        if until > now {
-            self.waiting.entry(key).or_default().push(Claim { record, until });
+        if registered + CLAIM_TIMEOUT > now {
+            self.waiting.entry(key).or_default().push(Claim { record, registered });
         }
     }
 
-    /// Hands a waiting result to the one who asks with the same key, once.
-    pub fn take(&mut self, key: &Key, now: Instant) -> Option<RecordId> {
+    /// Hands a waiting result to the one who asks with the same key, once. Tells when it was registered.
+    pub fn take(&mut self, key: &Key, now: Instant) -> Option<(RecordId, Instant)> {
         self.sweep(now);
         let claims = self.waiting.get_mut(key)?;
         let claim = claims.pop()?;
         if claims.is_empty() {
             self.waiting.remove(key);
         }
-        Some(claim.record)
+        Some((claim.record, claim.registered))
     }
 
     /// Its runner spoke, or it was deregistered: nobody else may have it.
@@ -48,7 +47,7 @@ impl Claims {
     }
 
     fn sweep(&mut self, now: Instant) {
-        self.retain(|claim| claim.until > now);
+        self.retain(|claim| claim.registered + CLAIM_TIMEOUT > now);
     }
 
     fn retain(&mut self, keep: impl Fn(&Claim) -> bool) {
@@ -85,7 +84,7 @@ mod tests {
         assert_eq!(claims.take(&key("b"), now), None);
         let other_peer = Key { peer: Ipv4Addr::new(127, 0, 0, 2).into(), ..key("a") };
         assert_eq!(claims.take(&other_peer, now), None);
-        assert_eq!(claims.take(&key("a"), now), Some(RecordId(1)));
+        assert_eq!(claims.take(&key("a"), now), Some((RecordId(1), now)));
         assert_eq!(claims.take(&key("a"), now), None);
     }
 
@@ -96,10 +95,14 @@ mod tests {
         claims.keep(key("a"), RecordId(1), now, now);
         claims.keep(key("a"), RecordId(2), now, now);
         claims.forget(RecordId(2));
-        assert_eq!(claims.take(&key("a"), now), Some(RecordId(1)));
+        assert_eq!(claims.take(&key("a"), now), Some((RecordId(1), now)));
         claims.keep(key("a"), RecordId(1), now, now);
         assert_eq!(claims.take(&key("a"), now + CLAIM_TIMEOUT), None);
         claims.keep(key("a"), RecordId(1), now, now + CLAIM_TIMEOUT);
-        assert_eq!(claims.take(&key("a"), now + CLAIM_TIMEOUT), None, "counted from its registration");
+        assert_eq!(
+            claims.take(&key("a"), now + CLAIM_TIMEOUT),
+            None,
+            "counted from its registration"
+        );
     }
 }
