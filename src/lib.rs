@@ -3,3 +3,5 @@
 pub mod broker;
 pub mod config;
 pub mod connect;
+pub mod credential;
+pub mod store;

@@ -123,4 +123,10 @@ impl Reason {
             Self::Orphan => "orphan",
         }
     }
+
+    /// The reason that [`Self::as_str`] calls so.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
 }
