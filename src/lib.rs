@@ -4,4 +4,5 @@ pub mod broker;
 pub mod config;
 pub mod connect;
 pub mod credential;
+pub mod net;
 pub mod store;
