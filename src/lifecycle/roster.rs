@@ -128,6 +128,12 @@ impl Live {
         self.inner().activity.is_connected()
     }
 
+    /// Whether it ever made a call with its credentials.
+    #[must_use]
+    pub fn spoke(&self) -> bool {
+        self.inner().activity.spoke()
+    }
+
     /// Ids of the tasks in hand.
     #[must_use]
     pub fn tasks(&self) -> Vec<i64> {
