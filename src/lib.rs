@@ -1,5 +1,6 @@
 //! Registration broker in front of Gitea's runners.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod connect;
