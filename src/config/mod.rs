@@ -1,5 +1,22 @@
-//! Settings: types with defaults, layers, checks.
+//! Settings: types with defaults, layers, checks. [`load`] does all of it and tells all that is
+//! wrong at once.
+//!
+//! `layers` collects what the file, the environment and the flags say, `reader` takes key after key
+//! out of the merged result, and `validate` makes [`Settings`] of it. Secrets are taken out before
+//! the layers are merged and never pass through anything that parses values.
 
+mod keys;
+mod layers;
+mod load;
+mod problem;
+mod reader;
+mod scope;
+mod secret;
 mod types;
+mod validate;
+mod value;
 
+pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load};
+pub use problem::{Problem, Problems};
+pub use scope::Scope;
 pub use types::*;

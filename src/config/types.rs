@@ -8,6 +8,8 @@ use std::time::Duration;
 use hyper::Uri;
 use secrecy::SecretString;
 
+use super::Scope;
+
 /// All settings of the broker, complete and checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -77,24 +79,6 @@ pub struct Gitea {
     pub api_token: Option<SecretString>,
     /// PEM file with the authorities to trust in place of the system's.
     pub ca_file: Option<PathBuf>,
-}
-
-/// Where a runner serves, as Gitea cuts it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Scope {
-    /// The whole instance.
-    Instance,
-    /// One organization.
-    Org(String),
-    /// The user that the API token belongs to.
-    User,
-    /// One repository.
-    Repo {
-        /// A user or an organization.
-        owner: String,
-        /// The repository's name.
-        name: String,
-    },
 }
 
 /// `[enrollment]`

@@ -1,0 +1,94 @@
+//! The command line: one file a command, each with its `Args` and `run(args) -> Result<(), Failure>`.
+
+mod check;
+mod settings;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use settings::SettingsArgs;
+
+/// Registration broker in front of Gitea's runners.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Args),
+}
+
+impl Cli {
+    /// Carries the command out.
+    ///
+    /// # Errors
+    /// What to tell the user, and the exit code.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Check(args) => check::run(&args),
+        }
+    }
+}
+
+/// Shows what the parser has to say, to whom it belongs: help is an answer, a usage error a failure.
+#[must_use]
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    // Where the terminal is gone there is nobody to tell.
+    let _ = error.print();
+    if error.use_stderr() { Failure::USAGE.into() } else { ExitCode::SUCCESS }
+}
+
+/// Why a command ends without success. Never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The exit code, from sysexits.
+    pub code: u8,
+    /// For standard error; says what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// Wrong arguments.
+    pub const USAGE: u8 = 64;
+    /// Something that the command needs does not answer.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A fault of the program or the system.
+    pub const INTERNAL: u8 = 70;
+    /// Wrong settings.
+    pub const SETTINGS: u8 = 78;
+
+    /// A failure with one of the codes above.
+    pub fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    /// Tells the failure on standard error and gives the exit code.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        complain(&self.message);
+        self.code.into()
+    }
+}
+
+/// Writes lines to standard output. A reader that has left, as `head` does, is no failure.
+fn print(text: impl fmt::Display) -> Result<(), Failure> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let message = format!("standard output cannot be written: {error}");
+            Err(Failure::new(Failure::INTERNAL, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes lines to standard error; where that is closed there is nobody to tell.
+fn complain(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,40 @@
+//! The arguments of every command that needs settings.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::config::{self, Loaded, Sources};
+
+/// Where settings come from.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SettingsArgs {
+    /// Settings file, TOML [default: $RUNNER_BROKER_CONFIG, else /etc/runner-broker/config.toml where there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// One setting, above the file and the environment, for example log.level=debug; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl SettingsArgs {
+    /// Reads and checks all settings.
+    ///
+    /// # Errors
+    /// All that is wrong at once, a line each.
+    pub fn load(&self) -> Result<Loaded, Failure> {
+        let flags = self.set.iter().map(|flag| {
+            // The text is not repeated: it may be a secret, given in the wrong place.
+            flag.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(
+                || {
+                    Failure::new(
+                        Failure::USAGE,
+                        "--set takes KEY=VALUE, for example log.level=debug",
+                    )
+                },
+            )
+        });
+        let sources = Sources::of_process(self.config.clone(), flags.collect::<Result<_, _>>()?);
+        config::load(&sources).map_err(|problems| Failure::new(Failure::SETTINGS, problems))
+    }
+}

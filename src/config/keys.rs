@@ -1,0 +1,126 @@
+//! The names of settings: what is known, how it is called in the environment, and what was
+//! perhaps meant.
+
+/// Every key but the labels, which are free below `labels.`.
+pub(super) const KEYS: &[&str] = &[
+    "listen.runners",
+    "listen.public_url",
+    "admin.listen",
+    "admin.socket",
+    "gitea.url",
+    "gitea.scope",
+    "gitea.registration_token",
+    "gitea.registration_token_file",
+    "gitea.api_token",
+    "gitea.api_token_file",
+    "gitea.ca_file",
+    "enrollment.token",
+    "enrollment.token_file",
+    "credentials.path",
+    "credentials.address",
+    "credentials.mode",
+    "credentials.uid",
+    "credentials.gid",
+    "shutdown.deregister",
+    "shutdown.busy",
+    "shutdown.drain_timeout",
+    "shutdown.deadline",
+    "store.url",
+    "log.format",
+    "log.level",
+];
+
+/// The section whose keys are free.
+pub(super) const LABELS: &str = "labels";
+
+/// Begins the name of each setting in the environment.
+pub(super) const PREFIX: &str = "RUNNER_BROKER__";
+
+/// Names that users of the runner's image know.
+const FAMILIAR: &[(&str, &str)] = &[
+    ("GITEA_INSTANCE_URL", "gitea.url"),
+    ("GITEA_RUNNER_REGISTRATION_TOKEN", "gitea.registration_token"),
+    ("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", "gitea.registration_token_file"),
+    ("GITEA_API_TOKEN", "gitea.api_token"),
+    ("GITEA_API_TOKEN_FILE", "gitea.api_token_file"),
+];
+
+/// The secrets among the keys.
+pub(super) fn is_secret(key: &str) -> bool {
+    matches!(key, "gitea.registration_token" | "gitea.api_token" | "enrollment.token")
+}
+
+pub(super) fn is_known(key: &str) -> bool {
+    KEYS.contains(&key) || label_of(key).is_some()
+}
+
+pub(super) fn is_section(name: &str) -> bool {
+    name == LABELS || KEYS.iter().any(|key| section_of(key) == name)
+}
+
+/// The name of the label that a key gives the full form of.
+pub(super) fn label_of(key: &str) -> Option<&str> {
+    key.strip_prefix(LABELS)?.strip_prefix('.')
+}
+
+pub(super) fn section_of(key: &str) -> &str {
+    key.split_once('.').map_or(key, |(section, _)| section)
+}
+
+/// The key that a name in the environment stands for, known or not; `None`: not one of ours.
+pub(super) fn of_variable(name: &str) -> Option<String> {
+    let rest = name.strip_prefix(PREFIX)?.to_lowercase();
+    Some(match rest.split_once("__") {
+        Some((section, key)) => format!("{section}.{key}"),
+        None => rest,
+    })
+}
+
+/// The key that a name of the runner's image stands for.
+pub(super) fn of_familiar(name: &str) -> Option<&'static str> {
+    FAMILIAR.iter().find(|(familiar, _)| *familiar == name).map(|(_, key)| *key)
+}
+
+/// How a key is called in the environment.
+pub(super) fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replacen('.', "__", 1).to_uppercase())
+}
+
+/// The known key that an unknown one is a slip of.
+pub(super) fn meant(unknown: &str) -> Option<&'static str> {
+    let unknown = unknown.to_lowercase();
+    KEYS.iter()
+        .map(|key| (strsim::damerau_levenshtein(&unknown, key), *key))
+        .filter(|(distance, _)| *distance <= 2)
+        .min()
+        .map(|(_, key)| key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_keys_translate_both_ways() {
+        for key in KEYS {
+            assert_eq!(of_variable(&variable(key)).as_deref(), Some(*key));
+            assert!(is_section(section_of(key)));
+        }
+        assert_eq!(of_variable("RUNNER_BROKER__Log__LEVEL").as_deref(), Some("log.level"));
+        assert_eq!(
+            of_variable("RUNNER_BROKER__LABELS__UBUNTU-22.04").as_deref(),
+            Some("labels.ubuntu-22.04")
+        );
+        assert_eq!(of_variable("RUNNER_BROKER_PORT"), None);
+        assert!(FAMILIAR.iter().all(|(_, key)| KEYS.contains(key)));
+    }
+
+    #[test]
+    fn only_small_slips_are_guessed() {
+        assert_eq!(meant("listen.runers"), Some("listen.runners"));
+        assert_eq!(meant("enrolment.token_file"), Some("enrollment.token_file"));
+        assert_eq!(meant("Log.Level"), Some("log.level"));
+        assert_eq!(meant("lease.expire_after"), None);
+        assert_eq!(meant(""), None);
+    }
+}

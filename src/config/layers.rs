@@ -1,0 +1,223 @@
+//! What the file, the environment and the flags say, laid over one another.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::mem;
+use std::path::Path;
+
+use config::builder::DefaultState;
+use config::{ConfigBuilder, ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
+use secrecy::SecretString;
+use zeroize::Zeroizing;
+
+use super::problem::Problem;
+use super::{keys, secret};
+
+/// Collects layers from the lowest to the highest, and what is wrong in them.
+#[derive(Default)]
+pub(super) struct Layers {
+    builder: ConfigBuilder<DefaultState>,
+    secrets: BTreeMap<String, Secret>,
+    problems: Vec<Problem>,
+    incomplete: bool,
+}
+
+/// All layers as one: the highest value of each key.
+pub(super) struct Merged {
+    /// By full key.
+    pub(super) values: BTreeMap<String, Value>,
+    /// Those given as text, by full key.
+    pub(super) secrets: BTreeMap<String, Secret>,
+    /// What is wrong in single layers.
+    pub(super) problems: Vec<Problem>,
+    /// Whether a layer could not be read, so that what is missing may well be in it.
+    pub(super) incomplete: bool,
+}
+
+/// A secret that was given as text.
+pub(super) struct Secret {
+    pub(super) text: SecretString,
+    pub(super) origin: String,
+}
+
+impl Layers {
+    /// Adds a TOML file that must be there; `named_by` tells who named it.
+    pub(super) fn file(&mut self, path: &Path, named_by: &str) {
+        match fs::read_to_string(path).map(Zeroizing::new) {
+            Ok(text) => self.toml(&text, &format!("file {}", path.display())),
+            Err(error) => {
+                self.incomplete = true;
+                self.problem("config", named_by, secret::unreadable(path, &error));
+            }
+        }
+    }
+
+    /// Adds the names of the runner's image and, above them, the broker's own.
+    pub(super) fn environment(&mut self, variables: &[(OsString, OsString)]) {
+        let mut variables: Vec<_> = variables.iter().collect();
+        variables.sort();
+        let (mut familiar, mut own) = (Vec::new(), BTreeMap::new());
+        for (name, value) in variables {
+            let name = name.to_string_lossy();
+            let origin = format!("variable {name}");
+            let known = keys::of_familiar(&name).map(str::to_owned);
+            let is_familiar = known.is_some();
+            let Some(key) = known.or_else(|| keys::of_variable(&name)) else { continue };
+            let Some(value) = value.to_str() else {
+                self.problem(&key, &origin, "is not UTF-8 text: give plain text".into());
+                continue;
+            };
+            if value.is_empty() && keys::is_known(&key) {
+                continue; // Compose files pass on what is not set as an empty variable.
+            }
+            let value = Value::new(Some(&origin), value);
+            if is_familiar {
+                familiar.push((key, value));
+            } else if let Some(other) = own.insert(key.clone(), value) {
+                let other = other.origin().unwrap_or_default();
+                self.problem(&key, &origin, format!("is given by {other} too: remove one of them"));
+            }
+        }
+        self.add(familiar, keys::variable);
+        self.add(own, keys::variable);
+    }
+
+    /// Adds flags, of which the last of a kind wins. Secrets are refused.
+    pub(super) fn flags(&mut self, flags: &[(String, String)]) {
+        let origin = "flag --set".to_owned();
+        let mut entries = Vec::new();
+        for (key, value) in flags {
+            if keys::is_secret(key) {
+                let message = format!(
+                    "a secret in an argument can be read by every user: give a file with {key}_file"
+                );
+                self.problem(key, &origin, message);
+            } else {
+                entries.push((key.clone(), Value::new(Some(&origin), value.as_str())));
+            }
+        }
+        self.add(entries, str::to_owned);
+    }
+
+    /// Lays the layers over one another.
+    pub(super) fn merge(self) -> Merged {
+        let merged = self.builder.build().expect("layers are in memory and have checked keys");
+        let mut values = BTreeMap::new();
+        for (section, table) in tables(merged.cache.kind) {
+            for (key, value) in tables(table.kind) {
+                values.insert(format!("{section}.{key}"), value);
+            }
+        }
+        let Self { secrets, problems, incomplete, .. } = self;
+        Merged { values, secrets, problems, incomplete }
+    }
+
+    fn toml(&mut self, text: &str, origin: &String) {
+        let sections = match FileFormat::Toml.parse(Some(origin), text) {
+            Ok(sections) => sections,
+            Err(error) => {
+                self.incomplete = true;
+                let message = syntax(text, error.downcast_ref());
+                return self.problem("config", origin, message);
+            }
+        };
+        let mut entries = Vec::new();
+        for (section, value) in sections.into_iter().collect::<BTreeMap<_, _>>() {
+            match value.kind {
+                ValueKind::Table(table) if keys::is_section(&section) => entries.extend(
+                    table.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
+                ),
+                ValueKind::Table(table) if !table.is_empty() => {
+                    for key in table.into_keys().collect::<std::collections::BTreeSet<_>>() {
+                        self.unknown(&format!("{section}.{key}"), origin, str::to_owned);
+                    }
+                }
+                _ if keys::is_section(&section) => self.problem(
+                    &section,
+                    origin,
+                    format!("is a section: write [{section}] once, and its keys below it"),
+                ),
+                _ => self.unknown(&section, origin, str::to_owned),
+            }
+        }
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.add(entries, str::to_owned);
+    }
+
+    /// Adds a layer of values that know their origin; `spell` writes a key as the layer would.
+    fn add(
+        &mut self,
+        entries: impl IntoIterator<Item = (String, Value)>,
+        spell: fn(&str) -> String,
+    ) {
+        let mut layer = Layer::default();
+        for (key, value) in entries {
+            let origin = value.origin().unwrap_or_default().to_owned();
+            if keys::is_secret(&key) {
+                if let ValueKind::String(text) = value.kind {
+                    self.secrets.insert(key, Secret { text: text.into(), origin });
+                } else {
+                    self.problem(&key, &origin, "is no text: put it in quotes".into());
+                }
+            } else if keys::is_known(&key) {
+                layer.put(&key, value);
+            } else {
+                self.unknown(&key, &origin, spell);
+            }
+        }
+        self.builder = mem::take(&mut self.builder).add_source(layer);
+    }
+
+    fn unknown(&mut self, key: &str, origin: &str, spell: fn(&str) -> String) {
+        let message = match keys::meant(key) {
+            Some(meant) => format!("is unknown: did you mean {}?", spell(meant)),
+            None => "is unknown: remove it, or correct its name".into(),
+        };
+        self.problem(key, origin, message);
+    }
+
+    fn problem(&mut self, key: &str, origin: &str, message: String) {
+        self.problems.push(Problem { key: key.into(), origin: origin.into(), message });
+    }
+}
+
+/// One layer without secrets: tables by section.
+#[derive(Clone, Debug, Default)]
+struct Layer(Map<String, Value>);
+
+impl Layer {
+    fn put(&mut self, key: &str, value: Value) {
+        let (section, key) = key.split_once('.').unwrap_or((key, ""));
+        let section = self
+            .0
+            .entry(section.into())
+            .or_insert_with(|| Value::new(None, ValueKind::Table(Map::new())));
+        if let ValueKind::Table(table) = &mut section.kind {
+            table.insert(key.into(), value);
+        }
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+fn tables(kind: ValueKind) -> Map<String, Value> {
+    if let ValueKind::Table(table) = kind { table } else { Map::new() }
+}
+
+/// Where and why a text is no TOML; never the text itself, which may hold a secret.
+fn syntax(text: &str, error: Option<&toml::de::Error>) -> String {
+    let place = error.and_then(toml::de::Error::span).and_then(|span| text.get(..span.start));
+    let line = place.map_or(1, |before| before.matches('\n').count() + 1);
+    let reason = error.map_or("a number is out of range", toml::de::Error::message);
+    let place = if error.is_some() { format!("line {line} is ") } else { String::new() };
+    format!("{place}no TOML: {reason}; correct it there")
+}

@@ -1,0 +1,190 @@
+//! Takes key after key out of the merged layers, and notes what is wrong and what is used.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use config::{Value, ValueKind};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::layers::Merged;
+use super::load::Used;
+use super::problem::{Problem, one_line};
+use super::value::{LabelForm, Setting};
+use super::{keys, secret};
+
+const HIDDEN: &str = "(hidden)";
+const NOT_SET: &str = "(not set)";
+const DEFAULT: &str = "default";
+
+/// The merged layers, as far as they are not yet taken.
+pub(super) struct Reader {
+    merged: Merged,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<String>,
+    pub(super) used: Vec<Used>,
+}
+
+impl Reader {
+    pub(super) fn new(mut merged: Merged) -> Self {
+        let problems = std::mem::take(&mut merged.problems);
+        Self { merged, problems, warnings: Vec::new(), used: Vec::new() }
+    }
+
+    /// A key with a default, which also stands in for a value that is wrong.
+    pub(super) fn or<T: Setting>(&mut self, key: &str, default: T) -> T {
+        if self.merged.values.contains_key(key) {
+            return self.take(key).unwrap_or(default);
+        }
+        self.note(key, &default.show(), DEFAULT);
+        default
+    }
+
+    /// A key that may be left out.
+    pub(super) fn optional<T: Setting>(&mut self, key: &str) -> Option<T> {
+        if self.merged.values.contains_key(key) {
+            return self.take(key);
+        }
+        self.note(key, NOT_SET, DEFAULT);
+        None
+    }
+
+    /// A key that must be there; `remedy` says how to give it.
+    pub(super) fn required<T: Setting>(&mut self, key: &str, remedy: &str) -> Option<T> {
+        if !self.merged.values.contains_key(key) {
+            self.missing(key, remedy);
+        }
+        self.take(key)
+    }
+
+    /// A secret, by itself or by its file; `remedy` says how to give one that must be there.
+    pub(super) fn secret(&mut self, key: &str, remedy: Option<&str>) -> Option<SecretString> {
+        let file_key = format!("{key}_file");
+        let text = self.merged.secrets.remove(key);
+        let file = self.merged.values.remove(&file_key);
+        match (text, file) {
+            (Some(text), Some(file)) => {
+                let file = file.origin().unwrap_or_default();
+                let message =
+                    format!("is given, and so is {file_key} ({file}): remove one of them");
+                self.problem(key, &text.origin, message);
+                None
+            }
+            (Some(text), None) => match secret::checked(text.text.expose_secret()) {
+                Ok(secret) => {
+                    self.note(key, HIDDEN, &text.origin);
+                    Some(secret)
+                }
+                Err(wrong) => {
+                    self.problem(key, &text.origin, wrong.into());
+                    None
+                }
+            },
+            (None, Some(file)) => self.secret_file(key, &file_key, file),
+            (None, None) => {
+                match remedy {
+                    Some(remedy) => self.missing(key, remedy),
+                    None => self.note(key, NOT_SET, DEFAULT),
+                }
+                None
+            }
+        }
+    }
+
+    /// All labels with their full forms.
+    pub(super) fn labels(&mut self) -> BTreeMap<String, String> {
+        let names: Vec<String> = self
+            .merged
+            .values
+            .keys()
+            .filter_map(|key| keys::label_of(key).map(str::to_owned))
+            .collect();
+        let mut labels = BTreeMap::new();
+        for name in names {
+            let key = format!("{}.{name}", keys::LABELS);
+            let is_bare = |c: char| c != ':' && c != ',' && !c.is_whitespace() && !c.is_control();
+            if name.is_empty() || !name.chars().all(is_bare) {
+                let origin = self.origin(&key);
+                let message = format!(
+                    "{name:?} is no bare label: leave out colons, commas and spaces, \
+                     for example ubuntu-latest = \"docker://node:20\""
+                );
+                self.problem(&key, &origin, message);
+            } else if let Some(LabelForm(full)) = self.take(&key) {
+                labels.insert(name, full);
+            }
+        }
+        labels
+    }
+
+    /// Where the value of a key comes from; `default` once it was taken or where it is not set.
+    pub(super) fn origin(&self, key: &str) -> String {
+        let value = self.merged.values.get(key).and_then(Value::origin).map(str::to_owned);
+        let used = || self.used.iter().find(|used| used.key == key).map(|used| used.origin.clone());
+        value.or_else(used).unwrap_or_else(|| DEFAULT.into())
+    }
+
+    pub(super) fn problem(&mut self, key: &str, origin: &str, message: String) {
+        self.problems.push(Problem { key: key.into(), origin: origin.into(), message });
+    }
+
+    fn take<T: Setting>(&mut self, key: &str) -> Option<T> {
+        let value = self.merged.values.remove(key)?;
+        let origin = value.origin().unwrap_or_default().to_owned();
+        let text = match value.kind {
+            ValueKind::String(text) => Ok(text),
+            ValueKind::I64(number) if T::INTEGER => Ok(number.to_string()),
+            ValueKind::Table(_) if keys::label_of(key).is_some() => {
+                Err("is a table: put a label that holds a dot in quotes".into())
+            }
+            _ => Err("is no text: put it in quotes".into()),
+        };
+        match text.and_then(|text| T::parse(&text)) {
+            Ok(value) => {
+                self.note(key, &value.show(), &origin);
+                Some(value)
+            }
+            Err(message) => {
+                self.problem(key, &origin, message);
+                None
+            }
+        }
+    }
+
+    fn secret_file(&mut self, key: &str, file_key: &str, file: Value) -> Option<SecretString> {
+        let origin = file.origin().unwrap_or_default().to_owned();
+        let path = match file.kind {
+            ValueKind::String(path) if Path::new(&path).is_absolute() => PathBuf::from(path),
+            // The value is not told: it may well be the secret, given by the wrong name.
+            _ => {
+                let message = format!(
+                    "is no absolute path: begin it with /, or give the secret itself as {key}"
+                );
+                self.problem(file_key, &origin, message);
+                return None;
+            }
+        };
+        match secret::read(&path) {
+            Ok((secret, warning)) => {
+                self.note(file_key, &path.show(), &origin);
+                self.warnings.extend(warning.map(|w| one_line(&format!("{file_key}: {w}"))));
+                Some(secret)
+            }
+            Err(message) => {
+                self.problem(file_key, &origin, message);
+                None
+            }
+        }
+    }
+
+    /// Says nothing where a layer could not be read: the key may well be in it.
+    fn missing(&mut self, key: &str, remedy: &str) {
+        if !self.merged.incomplete {
+            self.problem(key, "not set", remedy.into());
+        }
+    }
+
+    fn note(&mut self, key: &str, value: &str, origin: &str) {
+        let (key, value, origin) = (one_line(key), one_line(value), one_line(origin));
+        self.used.push(Used { key, value, origin });
+    }
+}
