@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
+use crate::admin;
 use crate::config::Settings;
 use crate::gitea::{GiteaClient, Tokens};
 use crate::lifecycle::{Lifecycle, Timing};
@@ -20,7 +21,6 @@ use crate::proxy::Proxy;
 use crate::shutdown::{self, Schedule, Signal};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::admin;
 
 /// Why the broker cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,9 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// An address cannot be listened at.
-    #[error("{key}: cannot listen at {address}: {source}; choose another address, or end what listens there")]
+    #[error(
+        "{key}: cannot listen at {address}: {source}; choose another address, or end what listens there"
+    )]
     Listen {
         /// The setting.
         key: &'static str,
@@ -100,8 +102,7 @@ impl App {
         let socket = settings.admin.socket.clone();
         let unix = unix_socket(&socket)
             .map_err(|source| StartError::Socket { path: socket.clone(), source })?;
-        let lifecycle =
-            Lifecycle::load(Arc::new(settings), store, gitea, metrics, timing).await?;
+        let lifecycle = Lifecycle::load(Arc::new(settings), store, gitea, metrics, timing).await?;
 
         let app = Self {
             runners: runners.local_addr().map_err(|source| StartError::Listen {
@@ -128,12 +129,7 @@ impl App {
             lifecycle,
         };
         let proxy = Arc::new(Proxy::new(Arc::clone(&app.lifecycle), upstream));
-        tokio::spawn(net::accept::serve(
-            runners,
-            proxy,
-            app.stop.clone(),
-            app.connections.clone(),
-        ));
+        tokio::spawn(net::accept::serve(runners, proxy, app.stop.clone(), app.connections.clone()));
         let lifecycle = &app.lifecycle;
         tokio::spawn(admin::serve_tcp(admin, Arc::clone(lifecycle), app.admin_stop.clone()));
         tokio::spawn(admin::serve_unix(unix, Arc::clone(lifecycle), app.admin_stop.clone()));

@@ -5,10 +5,8 @@
 pub fn point(name: &str) {
     #[cfg(debug_assertions)]
     if std::env::var_os("RUNNER_BROKER_FAULT_POINT").is_some_and(|wanted| wanted == *name) {
-        let _ = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
     #[cfg(not(debug_assertions))]
     let _ = name;

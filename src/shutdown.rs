@@ -166,8 +166,7 @@ fn may_leave(policy: Deregister, live: &Live) -> bool {
 /// Deregisters all that `leaves` picks, side by side. Returns whether one of them is to be tried again.
 async fn deregister(lifecycle: &Arc<Lifecycle>, leaves: impl Fn(&Live) -> bool) -> bool {
     let force = lifecycle.force_at_shutdown();
-    let chosen: Vec<_> =
-        lifecycle.roster.all().into_iter().filter(|live| leaves(live)).collect();
+    let chosen: Vec<_> = lifecycle.roster.all().into_iter().filter(|live| leaves(live)).collect();
     let attempts = chosen.iter().map(|live| lifecycle.deregister(live, Reason::Shutdown, force));
     join_all(attempts).await.iter().any(Result::is_err)
 }

@@ -64,6 +64,8 @@ pub struct Record {
     pub parent_id: String,
     /// Where its Register came from.
     pub peer: IpAddr,
+    /// Host and port at which it dialled the broker, where it told them.
+    pub dialled: Option<String>,
     /// When it was registered.
     pub registered_at: SystemTime,
     /// Whether the runner is known to have its credentials: the answer reached it, or it spoke with them.

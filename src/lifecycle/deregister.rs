@@ -217,7 +217,7 @@ impl Lifecycle {
         match self.gitea.delete_runner(&intent.scope, credentials.id).await {
             Ok(DeleteAnswer::Deleted) => {
                 self.metrics.deregistration(Reason::Rollback, Outcome::Deleted);
-                if let Err(error) = self.store.drop_intent(intent.nonce.clone()).await {
+                if let Err(error) = self.store.drop_intent(&intent.nonce).await {
                     error!(%error, "the store did not let go of a registration that was undone");
                     self.add_unsettled(intent, std::time::Instant::now());
                 }
@@ -280,8 +280,8 @@ fn rest_failed(error: RestError) -> DeregisterError {
     match error {
         RestError::Unreachable(error) => DeregisterError::Unreachable(error.to_string()),
         RestError::Unexpected(..) => DeregisterError::Unreachable(error.to_string()),
-        RestError::NoToken | RestError::Unauthorized | RestError::Forbidden(_) => {
-            DeregisterError::Refused(error.to_string())
-        }
+        RestError::NoToken { .. }
+        | RestError::Unauthorized { .. }
+        | RestError::Forbidden { .. } => DeregisterError::Refused(error.to_string()),
     }
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -113,7 +114,7 @@ impl Lifecycle {
             lifecycle.roster.insert(record);
         }
         let now = Instant::now();
-        for claim in lifecycle.store.claims(SystemTime::now() - CLAIM_TIMEOUT).await? {
+        for claim in lifecycle.store.answers(SystemTime::now() - CLAIM_TIMEOUT).await? {
             let age = claim.registered_at.elapsed().unwrap_or_default();
             if let Some(registered) = now.checked_sub(age) {
                 lifecycle.desk.keep(claim.key, claim.record_id, registered);
@@ -149,9 +150,9 @@ impl Lifecycle {
         self.moved.notify_waiters();
     }
 
-    /// Waits for the next time that a runner leaves or ends a task.
-    pub async fn next_move(&self) {
-        self.moved.notified().await;
+    /// Ends the next time that a runner leaves or ends a task, counted from this call.
+    pub fn next_move(&self) -> Notified<'_> {
+        self.moved.notified()
     }
 
     /// Waits until no registration and no deregistration runs.

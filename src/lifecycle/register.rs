@@ -93,8 +93,7 @@ impl Lifecycle {
         let scope = live.scope.to_string();
         self.metrics.registration(&scope, Outcome::Repeated, Duration::ZERO);
         let answer = Answer { headers: HeaderMap::new(), body };
-        let delivery =
-            Delivery::new(Arc::clone(&self.desk), key.clone(), live, registered);
+        let delivery = Delivery::new(Arc::clone(&self.desk), key.clone(), live, registered);
         Some((answer, delivery))
     }
 
@@ -134,7 +133,7 @@ impl Lifecycle {
         let answer = self.gitea.register(intent.key.codec, spliced.into(), headers).await;
         fault::point("gitea-answered");
         match answer {
-            Ok(answer) => self.keep(intent, answer, dialled.as_deref()).await,
+            Ok(answer) => self.keep(intent, answer, dialled).await,
             Err(failure) => Err(self.failed(intent, failure).await),
         }
     }
@@ -144,7 +143,7 @@ impl Lifecycle {
         self: &Arc<Self>,
         intent: Intent,
         answer: RegisterAnswer,
-        dialled: Option<&str>,
+        dialled: Option<String>,
     ) -> Result<Landed, (Outcome, ConnectError)> {
         let registered = Instant::now();
         let RegisterAnswer { headers, body, runner } = answer;
@@ -157,11 +156,16 @@ impl Lifecycle {
         let credentials =
             Credentials { id: runner.id, uuid: runner.uuid, token: runner.token.into() };
         let new = NewRunner {
+            intent: intent.clone(),
             credentials: credentials.clone(),
             name: runner.name,
+            labels: intent.key.labels.clone(),
+            version: intent.version.clone(),
             answer: body.clone(),
+            registered_at: SystemTime::now(),
+            dialled,
         };
-        let record = match self.store.complete(intent.clone(), new).await {
+        let record = match self.store.complete(new).await {
             Ok(record) => record,
             Err(error) => {
                 self.metrics.store_writable.set(0);
@@ -172,7 +176,7 @@ impl Lifecycle {
         };
         fault::point("credentials-stored");
         let live = self.roster.insert(record);
-        self.write_file(&live, dialled).await;
+        self.write_file(&live).await;
         fault::point("file-written");
         info!(
             runner = intent.key.name,
@@ -193,8 +197,10 @@ impl Lifecycle {
                 self.metrics.upstream_error(failure.kind);
                 warn!(runner = name, reason = %failure, "registration failed: Gitea cannot be reached");
                 self.drop_intent(&intent).await;
-                let text = format!("Gitea cannot be reached by the broker at the moment ({failure}); \
-                     the runner was not registered: try again");
+                let text = format!(
+                    "Gitea cannot be reached by the broker at the moment ({failure}); \
+                     the runner was not registered: try again"
+                );
                 (Outcome::Unreachable, ConnectError::new(Code::Unavailable, text))
             }
             RegisterFailure::Refused { refusal, error } => {
@@ -208,15 +214,15 @@ impl Lifecycle {
                     label = intent.label(),
                     "registration unclear: Gitea may have acted; it is settled by this label"
                 );
-                if let Err(error) =
-                    self.store.mark_unclear(intent.nonce.clone(), reason.clone()).await
-                {
+                if let Err(error) = self.store.mark_unclear(&intent.nonce, reason.clone()).await {
                     // The intent is there all the same, and is settled as what it is.
                     error!(%error, "the store did not take the reason");
                 }
                 self.add_unsettled(intent, Instant::now());
-                let text = format!("Gitea was asked and its answer was lost ({reason}); the broker \
-                     settles what came of it: try again");
+                let text = format!(
+                    "Gitea was asked and its answer was lost ({reason}); the broker \
+                     settles what came of it: try again"
+                );
                 (Outcome::Unclear, ConnectError::new(Code::Unavailable, text))
             }
         }
@@ -251,14 +257,19 @@ impl Lifecycle {
                 )
             }
             RegisterRefusal::MissingFields | RegisterRefusal::Other => {
-                warn!(runner = name, code = error.code.as_str(), answer = error.message, "Gitea refused the registration");
+                warn!(
+                    runner = name,
+                    code = error.code.as_str(),
+                    answer = error.message,
+                    "Gitea refused the registration"
+                );
                 ConnectError::new(error.code, format!("Gitea refused: {}", error.message))
             }
         }
     }
 
     async fn drop_intent(&self, intent: &Intent) {
-        if let Err(error) = self.store.drop_intent(intent.nonce.clone()).await {
+        if let Err(error) = self.store.drop_intent(&intent.nonce).await {
             // It is settled like any other: Gitea shows no runner with its label.
             error!(%error, "the store did not let go of a registration that did not happen");
             self.add_unsettled(intent.clone(), Instant::now());

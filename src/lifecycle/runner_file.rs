@@ -1,35 +1,30 @@
 //! Where a runner's file goes, whether it can be written, and when it is removed.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use secrecy::ExposeSecret;
 use tracing::{debug, error, info, warn};
 
 use super::Lifecycle;
 use super::roster::Live;
-use crate::broker::RecordState;
+use crate::broker::{Record, RecordState};
 use crate::config::{Address, Settings};
-use crate::credential::{self, RunnerFile, Target};
+use crate::credential::{self, Owner, PathError, Pattern, RunnerFile, Target};
 
 impl Lifecycle {
     /// Writes the runner's file, where there is a place for it. A runner without a file of ours is no
-    /// error: it has its answer. `dialled` is the address at which it reached the broker.
-    pub(super) async fn write_file(&self, live: &Live, dialled: Option<&str>) {
+    /// error: it has its answer.
+    pub(super) async fn write_file(&self, live: &Live) {
         let settings = self.settings.load_full();
         let record = live.record();
-        let target = match Target::expand(
-            &settings.credentials.path,
-            &record.name,
-            record.presented.id,
-            &record.presented.uuid,
-        ) {
+        let target = match target(&settings.credentials.path, &record) {
             Ok(target) => target,
             Err(reason) => {
                 warn!(runner = record.name, %reason, "no runner file is written");
                 return;
             }
         };
-        if !target.root_exists() {
+        if !credential::root_exists(target.root()) {
             debug!(runner = record.name, path = %target.path().display(), "no folder for runner files");
             return;
         }
@@ -40,7 +35,7 @@ impl Lifecycle {
                 return;
             }
         };
-        let Some(address) = address(&settings, dialled) else {
+        let Some(address) = address(&settings, record.dialled.as_deref()) else {
             warn!(
                 runner = record.name,
                 "no runner file is written: the runner told no address to dial the broker at; set \
@@ -70,11 +65,13 @@ impl Lifecycle {
         };
         // Claimed before it is written, so that of two runners of one name only one writes.
         live.set_file(Some(path.clone()));
-        let credentials = settings.credentials.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            credential::write(&target, &file, credentials.mode, credentials.uid, credentials.gid)
-        })
-        .await;
+        let owner = Owner {
+            mode: settings.credentials.mode,
+            uid: settings.credentials.uid,
+            gid: settings.credentials.gid,
+        };
+        let written =
+            tokio::task::spawn_blocking(move || credential::write(&target, &file, owner)).await;
         match written {
             Ok(Ok(())) => {
                 info!(runner = record.name, path = %path.display(), "runner file written");
@@ -97,12 +94,21 @@ impl Lifecycle {
     /// Removes the file of a runner that is deregistered, if it is still its own.
     pub(super) async fn remove_file(&self, live: &Live) {
         let record = live.record();
-        let Some(path) = record.file else { return };
+        let Some(path) = record.file.clone() else { return };
         let uuid = record.presented.uuid.clone();
-        let template = self.settings.load().credentials.path.clone();
-        let target = Target::existing(&template, &path);
-        let removed =
-            tokio::task::spawn_blocking(move || credential::remove(&target, &uuid)).await;
+        // The setting may have changed since the file was written; then its folder is taken as it is.
+        let expanded = target(&self.settings.load().credentials.path, &record);
+        let target = match expanded {
+            Ok(target) if target.path() == path => target,
+            _ => match target(&path.to_string_lossy(), &record) {
+                Ok(target) => target,
+                Err(reason) => {
+                    error!(runner = record.name, %reason, "runner file not removed");
+                    return;
+                }
+            },
+        };
+        let removed = tokio::task::spawn_blocking(move || credential::remove(&target, &uuid)).await;
         match removed {
             Ok(Ok(_)) => {
                 live.set_file(None);
@@ -122,19 +128,24 @@ impl Lifecycle {
         for live in self.roster.all() {
             let record = live.record();
             if record.file.is_none() && !record.spoke && record.state == RecordState::Active {
-                self.write_file(&live, None).await;
+                self.write_file(&live).await;
             }
         }
     }
 
-    fn owner_of(&self, path: &PathBuf, newcomer: &Live) -> Option<i64> {
+    fn owner_of(&self, path: &Path, newcomer: &Live) -> Option<i64> {
         self.roster
             .all()
             .iter()
             .filter(|live| live.record_id != newcomer.record_id)
-            .find(|live| live.record().file.as_ref() == Some(path))
+            .find(|live| live.record().file.as_deref() == Some(path))
             .map(|live| live.upstream.id)
     }
+}
+
+/// The path of a runner's file.
+fn target(pattern: &str, record: &Record) -> Result<Target, PathError> {
+    Pattern::parse(pattern)?.expand(&record.name, record.presented.id, &record.presented.uuid)
 }
 
 /// What the file says to dial.

@@ -21,7 +21,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// A registration of which it is not known whether Gitea acted.
 #[derive(Clone)]
-pub struct Unsettled {
+pub(super) struct Unsettled {
     intent: Intent,
     /// When it was last possible that Gitea still worked on it.
     since: Instant,
@@ -31,7 +31,9 @@ impl Lifecycle {
     pub(super) fn add_unsettled(&self, intent: Intent, since: Instant) {
         let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
         unsettled.push(Unsettled { intent, since });
-        self.metrics.unsettled_registrations.set(i64::try_from(unsettled.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .unsettled_registrations
+            .set(i64::try_from(unsettled.len()).unwrap_or(i64::MAX));
         self.wake.notify_one();
     }
 
@@ -70,8 +72,7 @@ impl Lifecycle {
             };
             left += usize::from(self.deregister(&live, reason, force).await.is_err());
         }
-        let unsettled =
-            self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for one in unsettled {
             match self.settle_intent(&one).await {
                 Ok(true) => {
@@ -116,7 +117,9 @@ impl Lifecycle {
                     );
                 }
             }
-            Search::Absent { steady: true } if one.since.elapsed() >= self.timing.absence_proves => {
+            Search::Absent { steady: true }
+                if one.since.elapsed() >= self.timing.absence_proves =>
+            {
                 info!(
                     runner = intent.key.name,
                     label = intent.label(),
@@ -125,7 +128,7 @@ impl Lifecycle {
             }
             Search::Absent { .. } => return Ok(false),
         }
-        if let Err(error) = self.store.drop_intent(intent.nonce.clone()).await {
+        if let Err(error) = self.store.drop_intent(&intent.nonce).await {
             error!(%error, "the store did not let go of a settled registration");
             return Ok(false);
         }
@@ -135,6 +138,8 @@ impl Lifecycle {
     fn forget_unsettled(&self, nonce: &str) {
         let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
         unsettled.retain(|one| one.intent.nonce != nonce);
-        self.metrics.unsettled_registrations.set(i64::try_from(unsettled.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .unsettled_registrations
+            .set(i64::try_from(unsettled.len()).unwrap_or(i64::MAX));
     }
 }

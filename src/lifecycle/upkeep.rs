@@ -64,7 +64,7 @@ impl Lifecycle {
             // Only an answer tells something about the token.
             let valid = match &probe {
                 Ok(()) => true,
-                Err(RestError::Unauthorized | RestError::Forbidden(_)) => false,
+                Err(RestError::Unauthorized { .. } | RestError::Forbidden { .. }) => false,
                 Err(_) => continue,
             };
             gauge.set(i64::from(valid));

@@ -37,12 +37,7 @@ pub async fn serve(
                 // Small answers go out at once; where the option is refused, they go out all the same.
                 let _ = stream.set_nodelay(true);
                 let connection = Arc::new(proxy.connection(peer));
-                connections.spawn(converse(
-                    stream,
-                    Arc::clone(&proxy),
-                    connection,
-                    stop.clone(),
-                ));
+                connections.spawn(converse(stream, Arc::clone(&proxy), connection, stop.clone()));
             }
             Err(error) => {
                 warn!(%error, "no connection accepted; is the limit of open files reached?");
@@ -60,9 +55,7 @@ async fn converse(
 ) {
     let service = {
         let connection = Arc::clone(&connection);
-        service_fn(move |request| {
-            Arc::clone(&proxy).serve(Arc::clone(&connection), request)
-        })
+        service_fn(move |request| Arc::clone(&proxy).serve(Arc::clone(&connection), request))
     };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);

@@ -1,4 +1,8 @@
-//! Sockets: the way to Gitea and the trust that it needs.
+//! Sockets: the runners' listener, the way to Gitea, and the trust that it needs.
 
+pub mod accept;
 pub mod tls;
 pub mod upstream;
+
+pub use tls::TlsError;
+pub use upstream::{OutBody, Upstream, UpstreamError, UpstreamErrorKind};

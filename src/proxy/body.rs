@@ -73,7 +73,6 @@ impl Body for ProxyBody {
     }
 }
 
-
 /// What is looked for in an answer, and whom it is about.
 pub struct Watch {
     /// Whose call it was.

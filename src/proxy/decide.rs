@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
+};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use secrecy::ExposeSecret;
@@ -210,7 +212,7 @@ impl Proxy {
                 live.record()
             }
             None => {
-                let ended = lifecycle.store.ended_by_uuid(request.uuid.clone()).await;
+                let ended = lifecycle.store.ended_by_uuid(&request.uuid).await;
                 match ended.ok().flatten().filter(|record| record.presented.token_is(token)) {
                     Some(record) => record,
                     None => {
@@ -301,4 +303,3 @@ fn deregister_failed(error: &DeregisterError) -> ConnectError {
 fn shown(text: &str) -> String {
     text.chars().take(64).collect()
 }
-

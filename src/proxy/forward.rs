@@ -15,7 +15,7 @@ use super::route::Route;
 use super::service::Proxy;
 use crate::connect::{Code, Codec, ConnectError};
 use crate::lifecycle::Live;
-use crate::net::OutBody;
+use crate::net::{OutBody, UpstreamErrorKind};
 
 /// How long Gitea may take to begin an answer where the caller names no limit: packing a large
 /// repository takes minutes.
@@ -63,7 +63,7 @@ impl Proxy {
             }
             Err(failure) => {
                 self.lifecycle.metrics.upstream_error(failure.kind);
-                if failure.is_timeout() && limit.is_some() {
+                if failure.kind == UpstreamErrorKind::Timeout && limit.is_some() {
                     debug!(reason = %failure, "Gitea did not answer in the caller's time");
                     return Err(ConnectError::new(
                         Code::DeadlineExceeded,

@@ -7,12 +7,12 @@ use hyper::HeaderMap;
 use hyper::header::{self, HeaderName};
 
 /// Takes out of a request what is the client's word to the broker, or would be a proxy's word to Gitea.
-pub fn clean_request(headers: &mut HeaderMap) {
+pub(super) fn clean_request(headers: &mut HeaderMap) {
     clean(headers, |name| is_hop_by_hop(name) || is_proxys_word(name) || is_brokers_to_write(name));
 }
 
 /// Takes out of an answer what is Gitea's word to the broker.
-pub fn clean_response(headers: &mut HeaderMap) {
+pub(super) fn clean_response(headers: &mut HeaderMap) {
     clean(headers, is_hop_by_hop);
 }
 

@@ -159,9 +159,8 @@ fn unescape(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = |offset: usize| {
-            bytes.get(at + offset).and_then(|&byte| char::from(byte).to_digit(16))
-        };
+        let hex =
+            |offset: usize| bytes.get(at + offset).and_then(|&byte| char::from(byte).to_digit(16));
         match (bytes[at], hex(1), hex(2)) {
             (b'%', Some(high), Some(low)) => {
                 decoded.push(u8::try_from(high * 16 + low).unwrap_or_default());

@@ -77,7 +77,10 @@ impl Proxy {
 
     fn disguised(&self, route: Route, path: &str) -> Response<ProxyBody> {
         self.lifecycle.metrics.rejection(Rejection::Malformed);
-        debug!(route = route.as_str(), path, "call refused: its path is not spelled as a runner does");
+        debug!(
+            route = route.as_str(),
+            path, "call refused: its path is not spelled as a runner does"
+        );
         refuse(ConnectError::new(
             Code::InvalidArgument,
             format!(

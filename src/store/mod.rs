@@ -63,6 +63,8 @@ pub struct NewRunner {
     pub answer: Bytes,
     /// When Gitea answered.
     pub registered_at: SystemTime,
+    /// The address at which the runner dialled the broker, where it told one.
+    pub dialled: Option<String>,
 }
 
 /// An answer that its runner may not have got yet.
@@ -186,6 +188,14 @@ impl Store {
     /// The database could not be read.
     pub async fn answers(&self, since: SystemTime) -> Result<Vec<KeptAnswer>, StoreError> {
         self.call(move |c| queries::answers(c, since)).await
+    }
+
+    /// The kept answer of a record; `None` once its runner spoke.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn answer(&self, id: RecordId) -> Result<Option<Bytes>, StoreError> {
+        self.call(move |c| queries::answer(c, id)).await
     }
 
     /// Keeps what a runner told by Declare.

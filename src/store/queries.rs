@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
 use secrecy::ExposeSecret;
 
@@ -59,9 +60,9 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
     tx.prepare_cached(
         "INSERT INTO runners (scope, presented_id, presented_uuid, presented_token,
                               upstream_id, upstream_uuid, upstream_token,
-                              name, labels, version, ephemeral, parent_id, peer, registered_at)
+                              name, labels, version, ephemeral, parent_id, peer, dialled, registered_at)
          VALUES (:scope, :id, :uuid, :token, :id, :uuid, :token,
-                 :name, :labels, :version, :ephemeral, :parent_id, :peer, :registered_at)",
+                 :name, :labels, :version, :ephemeral, :parent_id, :peer, :dialled, :registered_at)",
     )?
     .execute(named_params! {
         ":scope": scope_text(&intent.scope),
@@ -74,6 +75,7 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
         ":ephemeral": key.ephemeral,
         ":parent_id": key.parent_id,
         ":peer": key.peer.to_string(),
+        ":dialled": new.dialled,
         ":registered_at": time_ms(new.registered_at),
     })?;
     let id = tx.last_insert_rowid();
@@ -121,6 +123,13 @@ pub(super) fn answers(c: &Connection, since: SystemTime) -> Result<Vec<KeptAnswe
     )?
     .query_map([time_ms(since)], rows::answer)?
     .collect()
+}
+
+pub(super) fn answer(c: &Connection, id: RecordId) -> Result<Option<Bytes>> {
+    c.prepare_cached("SELECT answer FROM answers WHERE record_id = ?")?
+        .query_row([id.0], |row| row.get::<_, Vec<u8>>(0))
+        .optional()
+        .map(|answer| answer.map(Bytes::from))
 }
 
 pub(super) fn declare(

@@ -36,6 +36,7 @@ pub(super) fn record(row: &Row<'_>) -> Result<Record> {
         ephemeral: row.get("ephemeral")?,
         parent_id: row.get("parent_id")?,
         peer: told(row, "peer", ip_from)?,
+        dialled: row.get("dialled")?,
         registered_at: time_from(row.get("registered_at")?),
         delivered: row.get("delivered")?,
         spoke: row.get("spoke")?,

@@ -24,8 +24,9 @@ where
 {
     let level = level(settings.level);
     // Libraries below us may show headers, and so tokens, in their finer levels: they stay at info.
-    let targets =
-        Targets::new().with_default(level.min(LevelFilter::INFO)).with_target("runner_broker", level);
+    let targets = Targets::new()
+        .with_default(level.min(LevelFilter::INFO))
+        .with_target("runner_broker", level);
     let layer = tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false);
     let layer = match settings.format {
         LogFormat::Text => layer.with_writer(writer).boxed(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hyper::StatusCode;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::broker::Reason;
@@ -201,8 +201,7 @@ impl Metrics {
             "Whether the API token could read the scope's runners when last tried.",
             &["scope"],
         )?;
-        let runners =
-            int_gauges(&registry, "runners", "Registered runners.", &["scope", "state"])?;
+        let runners = int_gauges(&registry, "runners", "Registered runners.", &["scope", "state"])?;
         let enrollment_tokens =
             int_gauges(&registry, "enrollment_tokens", "Enrollment tokens.", &["state"])?;
         let registrations = counters(

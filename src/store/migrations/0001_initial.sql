@@ -33,6 +33,8 @@ CREATE TABLE runners (
     ephemeral       INTEGER NOT NULL,
     parent_id       TEXT NOT NULL,
     peer            TEXT NOT NULL,
+    -- Host and port at which it dialled the broker.
+    dialled         TEXT,
     registered_at   INTEGER NOT NULL,
     delivered       INTEGER NOT NULL DEFAULT 0,
     spoke           INTEGER NOT NULL DEFAULT 0,
