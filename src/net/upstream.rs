@@ -281,3 +281,6 @@ fn without_userinfo(authority: Option<&Authority>) -> Authority {
     let host_and_port = text.rsplit_once('@').map_or(text, |(_, host)| host);
     host_and_port.parse().expect("a part of a valid authority")
 }
+
+#[cfg(test)]
+mod tests;
