@@ -205,3 +205,239 @@ fn is_harmless_parameter(parameter: &str) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::connect::messages::{
+        DeclareRequest, DeclareResponse, DeregisterRequest, RegisterRequest, RegisterResponse,
+    };
+    use crate::connect::recorded::{Exchange, exchange};
+
+    const LIMIT: usize = 1 << 20;
+
+    fn codec(content_type: &'static str) -> Option<Codec> {
+        Codec::from_content_type(Some(&HeaderValue::from_static(content_type)))
+    }
+
+    fn encoding(name: &'static str) -> Result<Encoding, ConnectError> {
+        Encoding::from_header(Some(&HeaderValue::from_static(name)))
+    }
+
+    fn decode_json<M: Message + Default + DeserializeOwned>(body: &str) -> Result<M, ConnectError> {
+        decode(Codec::Json, body.as_bytes())
+    }
+
+    #[test]
+    fn content_types_are_told_apart() {
+        assert_eq!(codec("application/proto"), Some(Codec::Proto));
+        assert_eq!(codec("Application/JSON"), Some(Codec::Json));
+        assert_eq!(codec("application/json; charset=utf-8"), Some(Codec::Json));
+        assert_eq!(codec("application/json;Charset=\"UTF-8\""), Some(Codec::Json));
+        for other in ["", "text/plain", "application/grpc", "application/json; charset=latin1"] {
+            assert_eq!(codec(other), None, "{other}");
+        }
+        assert_eq!(Codec::from_content_type(None), None);
+    }
+
+    #[test]
+    fn a_codec_is_read_back_by_its_names() {
+        for codec in [Codec::Proto, Codec::Json] {
+            assert_eq!(Codec::from_str(codec.as_str()), Some(codec));
+            assert_eq!(Codec::from_content_type(Some(&codec.header_value())), Some(codec));
+        }
+        assert_eq!(Codec::from_str("grpc"), None);
+    }
+
+    #[test]
+    fn encodings_are_told_apart() {
+        assert_eq!(Encoding::from_header(None), Ok(Encoding::Identity));
+        assert_eq!(encoding("identity"), Ok(Encoding::Identity));
+        assert_eq!(encoding("GZip"), Ok(Encoding::Gzip));
+        assert_eq!(encoding("gzip, gzip").unwrap_err().code, Code::Unimplemented);
+    }
+
+    #[test]
+    fn an_unknown_encoding_is_refused_as_gitea_refuses_it() {
+        let Exchange { request, response } = exchange("register-encoding-unknown");
+        let error = Encoding::from_header(request.header("Content-Encoding").as_ref()).unwrap_err();
+        assert_eq!(error.to_json(), response.body());
+        assert_eq!(error.code.http_status(), response.status());
+    }
+
+    #[test]
+    fn recorded_register_is_read_in_both_codecs() {
+        for (name, codec) in [("register", Codec::Proto), ("register-json", Codec::Json)] {
+            let Exchange { request, response } = exchange(name);
+            let content_type = request.header("Content-Type");
+            assert_eq!(Codec::from_content_type(content_type.as_ref()), Some(codec));
+            let read: RegisterRequest = decode(codec, &request.body()).unwrap();
+            assert!(!read.name.is_empty() && read.token.len() == 40, "{read:?}");
+            assert_eq!(read.labels[0], "host");
+
+            let answer: RegisterResponse = decode(codec, &response.body()).unwrap();
+            assert_eq!(answer.runner.as_ref().unwrap().token.len(), 40);
+            assert_eq!(encode(codec, &answer), response.body());
+        }
+    }
+
+    #[test]
+    fn recorded_declare_is_read() {
+        let Exchange { request, response } = exchange("declare");
+        let read: DeclareRequest = decode(Codec::Proto, &request.body()).unwrap();
+        assert_eq!(read.labels, ["host", "ubuntu-latest"]);
+        let answer: DeclareResponse = decode(Codec::Proto, &response.body()).unwrap();
+        assert_eq!(answer.runner.unwrap().id, 5);
+    }
+
+    #[test]
+    fn recorded_garbage_is_refused_as_gitea_refuses_it() {
+        let Exchange { request, response } = exchange("register-body-garbage");
+        let error = decode::<RegisterRequest>(Codec::Proto, &request.body()).unwrap_err();
+        assert_eq!(error.code.http_status(), response.status());
+
+        let Exchange { request, response } = exchange("register-gzip-garbage");
+        let error = gunzip(&request.body(), LIMIT).unwrap_err();
+        assert_eq!(error.code.http_status(), response.status());
+    }
+
+    #[test]
+    fn json_nulls_are_absent_fields() {
+        let read: RegisterRequest =
+            decode_json(r#"{"name":null,"labels":null,"ephemeral":null,"later":1}"#).unwrap();
+        assert_eq!(read, RegisterRequest::default());
+        let read: DeregisterRequest = decode_json(r#"{"id":null,"uuid":"u"}"#).unwrap();
+        assert_eq!((read.id, read.uuid.as_str()), (0, "u"));
+    }
+
+    #[test]
+    fn json_ids_are_strings_or_numbers() {
+        for body in [r#"{"id":"7"}"#, r#"{"id":7}"#] {
+            assert_eq!(decode_json::<DeregisterRequest>(body).unwrap().id, 7);
+        }
+    }
+
+    #[test]
+    fn malformed_json_is_refused() {
+        let bad = [
+            "",
+            "null",
+            "[]",
+            r#"["name","token"]"#,
+            r#"{"name":"a","name":"b"}"#,
+            r#"{"name":"a"} x"#,
+            r#"{"labels":[1]}"#,
+        ];
+        for body in bad {
+            let error = decode_json::<RegisterRequest>(body).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument, "{body}");
+        }
+    }
+
+    #[test]
+    fn errors_quote_nothing_of_the_body() {
+        let bodies = [
+            r#"{"token":"hunter2","ephemeral":"hunter2"}"#,
+            r#"{"labels":"hunter2"}"#,
+            r#"{"token":"hunter2""#,
+            r#"{"hunter2":"#,
+        ];
+        for body in bodies {
+            let json = decode_json::<RegisterRequest>(body).unwrap_err();
+            let proto = decode::<RegisterRequest>(Codec::Proto, body.as_bytes()).unwrap_err();
+            assert!(!format!("{json:?} {proto:?}").contains("hunter2"), "{body}");
+        }
+        let id = decode_json::<DeregisterRequest>(r#"{"id":"hunter2"}"#).unwrap_err();
+        assert!(!id.message.contains("hunter2"));
+    }
+
+    #[test]
+    fn a_bomb_is_refused_at_the_limit() {
+        let bomb = gzip(&vec![0; 64 << 20]);
+        assert!(bomb.len() < LIMIT);
+        let error = gunzip(&bomb, LIMIT).unwrap_err();
+        assert_eq!(error.code, Code::ResourceExhausted);
+        assert!(error.message.contains("1048576 bytes"), "{error}");
+    }
+
+    #[test]
+    fn the_limit_itself_is_allowed() {
+        let body = gzip(&[7; 1000]);
+        assert_eq!(gunzip(&body, 1000).unwrap(), [7; 1000]);
+        assert!(gunzip(&body, 999).is_err());
+    }
+
+    #[test]
+    fn members_are_joined() {
+        let body = [gzip(b"one "), gzip(b""), gzip(b"two")].concat();
+        assert_eq!(gunzip(&body, LIMIT).unwrap(), b"one two");
+    }
+
+    #[test]
+    fn garbage_after_the_last_member_is_refused() {
+        for garbage in [&b"\0"[..], b"x", b"\x1f", b"\x1f\x8b", b"garbage and more of it"] {
+            let body = [&gzip(b"one")[..], garbage].concat();
+            let error = gunzip(&body, LIMIT).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument, "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_or_damaged_body_is_refused() {
+        let mut body = gzip(b"some text");
+        for end in 1..body.len() {
+            assert!(gunzip(&body[..end], LIMIT).is_err(), "cut at {end}");
+        }
+        let checksum = body.len() - 8;
+        body[checksum] ^= 1;
+        assert!(gunzip(&body, LIMIT).is_err());
+    }
+
+    #[test]
+    fn an_empty_body_needs_no_gzip() {
+        assert_eq!(gunzip(b"", LIMIT).unwrap(), b"");
+    }
+
+    proptest! {
+        #[test]
+        fn gunzip_undoes_gzip(body in proptest::collection::vec(any::<u8>(), 0..20_000)) {
+            prop_assert_eq!(gunzip(&gzip(&body), body.len()).unwrap(), body);
+        }
+
+        #[test]
+        fn gunzip_is_bounded(size in 0_usize..100_000, limit in 0_usize..100_000) {
+            let out = gunzip(&gzip(&vec![1; size]), limit);
+            match out {
+                Ok(out) => {
+                    prop_assert!(size <= limit);
+                    prop_assert!(out.capacity() <= limit);
+                }
+                Err(error) => {
+                    prop_assert!(size > limit);
+                    prop_assert_eq!(error.code, Code::ResourceExhausted);
+                }
+            }
+        }
+
+        #[test]
+        fn nothing_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for codec in [Codec::Proto, Codec::Json] {
+                let _ = decode::<RegisterRequest>(codec, &body);
+                let _ = decode::<DeclareRequest>(codec, &body);
+                let _ = decode::<DeregisterRequest>(codec, &body);
+            }
+            let _ = gunzip(&body, 100);
+        }
+
+        #[test]
+        fn messages_come_back(name in ".*", token in ".*", labels: Vec<String>, ephemeral: bool) {
+            let message =
+                RegisterRequest { name, token, labels, ephemeral, version: String::new() };
+            for codec in [Codec::Proto, Codec::Json] {
+                prop_assert_eq!(&decode::<RegisterRequest>(codec, &encode(codec, &message))?, &message);
+            }
+        }
+    }
+}

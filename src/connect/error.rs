@@ -197,3 +197,100 @@ struct Body {
     code: String,
     message: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::recorded::exchange;
+
+    fn recorded(name: &str) -> Option<ConnectError> {
+        let response = exchange(name).response;
+        ConnectError::parse(response.status(), &response.body())
+    }
+
+    #[test]
+    fn recorded_errors_are_read() {
+        let error = recorded("register-token-not-found").unwrap();
+        assert_eq!(error.code, Code::Unknown);
+        assert_eq!(error.message, "runner registration token not found");
+        assert_eq!(error.to_string(), "unknown: runner registration token not found");
+    }
+
+    #[test]
+    fn an_error_is_written_as_gitea_writes_it() {
+        let response = exchange("register-encoding-unknown").response;
+        let error = ConnectError::parse(response.status(), &response.body()).unwrap();
+        assert_eq!(error.to_json(), response.body());
+        let written = error.into_response();
+        assert_eq!(written.status(), response.status());
+        assert_eq!(written.headers()[CONTENT_TYPE], "application/json");
+        assert_eq!(written.body(), &response.body());
+    }
+
+    #[test]
+    fn answers_that_are_no_connect_error_are_told_apart() {
+        assert_eq!(recorded("deregister-unknown-to-gitea"), None);
+        assert_eq!(recorded("rest-token-bad"), None);
+        assert_eq!(recorded("register-json"), None);
+        let bodies: [&[u8]; 5] =
+            [b"", b"<html>", br#"["unknown","x"]"#, br#"{"code":5}"#, br#"{"message":"x"}"#];
+        for body in bodies {
+            assert_eq!(ConnectError::parse(StatusCode::BAD_GATEWAY, body), None);
+        }
+    }
+
+    #[test]
+    fn a_success_is_no_error_whatever_its_body() {
+        assert_eq!(ConnectError::parse(StatusCode::OK, br#"{"code":"unknown"}"#), None);
+    }
+
+    #[test]
+    fn details_are_tolerated_and_a_message_may_be_missing() {
+        let body = br#"{"code":"aborted","details":[{"type":"a.B","value":"AA"}]}"#;
+        let error = ConnectError::parse(StatusCode::CONFLICT, body).unwrap();
+        assert_eq!(error, ConnectError::new(Code::Aborted, ""));
+    }
+
+    #[test]
+    fn an_unknown_code_is_told_from_the_status() {
+        let body = br#"{"code":"later","message":"x"}"#;
+        let error = ConnectError::parse(StatusCode::BAD_GATEWAY, body).unwrap();
+        assert_eq!(error.code, Code::Unavailable);
+    }
+
+    #[test]
+    fn both_forms_of_unregistered_are_recognized() {
+        assert!(is_unregistered(&recorded("fetch-task-unregistered").unwrap()));
+        assert!(is_unregistered(&ConnectError::new(Code::Unauthenticated, "unregistered runner")));
+    }
+
+    #[test]
+    fn other_errors_are_not_taken_for_unregistered() {
+        assert!(!is_unregistered(&recorded("register-token-not-found").unwrap()));
+        assert!(!is_unregistered(&ConnectError::new(Code::Internal, "unregistered runner")));
+        assert!(!is_unregistered(&ConnectError::new(Code::Unknown, "database is locked")));
+    }
+
+    #[test]
+    fn every_code_is_read_back_by_its_name() {
+        for code in Code::ALL {
+            assert_eq!(Code::from_str(code.as_str()), Some(code));
+        }
+        assert_eq!(Code::from_str("Unknown"), None);
+    }
+
+    #[test]
+    fn statuses_are_those_of_the_protocol() {
+        let statuses = Code::ALL.map(|code| code.http_status().as_u16());
+        let expected =
+            [499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
+        assert_eq!(statuses, expected);
+    }
+
+    #[test]
+    fn a_message_is_escaped() {
+        let error = ConnectError::new(Code::NotFound, "\"\n\u{1}");
+        let parsed = ConnectError::parse(StatusCode::NOT_FOUND, &error.to_json());
+        assert_eq!(parsed, Some(error));
+    }
+}

@@ -10,6 +10,8 @@ pub mod messages;
 pub mod peek;
 pub mod splice;
 
+#[cfg(test)]
+mod recorded;
 mod wire;
 
 pub use codec::{Codec, Encoding, decode, encode, gunzip, gzip};

@@ -1,20 +1,14 @@
 //! Changes single fields of a body where it lies: all else survives byte for byte and in its order, also
 //! fields that later versions add.
 
-use std::ops::Range;
+mod json;
+mod proto;
 
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+#[cfg(test)]
+mod properties;
 
-use super::codec::{Codec, malformed_json, malformed_proto, object_from_json};
-use super::error::{Code, ConnectError};
-use super::wire::{Field, Value, fields, put_bytes};
-
-/// Numbers of the fields touched.
-const REQUEST_TOKEN: u32 = 2;
-const REQUEST_LABELS: u32 = 6;
-const RESPONSE_RUNNER: u32 = 1;
-const RUNNER_LABELS: u32 = 9;
+use super::codec::Codec;
+use super::error::ConnectError;
 
 /// Puts `token` in the place of the token of a `RegisterRequest` and `label` after its last label.
 ///
@@ -27,8 +21,8 @@ pub fn register_request(
     label: &str,
 ) -> Result<Vec<u8>, ConnectError> {
     match codec {
-        Codec::Proto => register_request_proto(body, token, label),
-        Codec::Json => register_request_json(body, token, label),
+        Codec::Proto => proto::register_request(body, token, label),
+        Codec::Json => json::register_request(body, token, label),
     }
 }
 
@@ -38,211 +32,7 @@ pub fn register_request(
 /// `invalid_argument` where the body is malformed.
 pub fn without_label(codec: Codec, body: &[u8], label: &str) -> Result<Vec<u8>, ConnectError> {
     match codec {
-        Codec::Proto => without_label_proto(body, label),
-        Codec::Json => without_label_json(body, label),
+        Codec::Proto => proto::without_label(body, label),
+        Codec::Json => json::without_label(body, label),
     }
-}
-
-fn register_request_proto(body: &[u8], token: &str, label: &str) -> Result<Vec<u8>, ConnectError> {
-    let mut last_label = None;
-    for (index, field) in whole_fields(body).enumerate() {
-        if is_bytes(&field?, REQUEST_LABELS) {
-            last_label = Some(index);
-        }
-    }
-
-    let mut out = Vec::with_capacity(body.len() + token.len() + label.len() + 16);
-    let mut has_token = false;
-    for (index, field) in whole_fields(body).enumerate() {
-        let field = field?;
-        if !is_bytes(&field, REQUEST_TOKEN) {
-            out.extend_from_slice(field.raw);
-        } else if !has_token {
-            put_bytes(&mut out, REQUEST_TOKEN, token.as_bytes());
-            has_token = true;
-        }
-        if Some(index) == last_label {
-            put_bytes(&mut out, REQUEST_LABELS, label.as_bytes());
-        }
-    }
-    if !has_token {
-        put_bytes(&mut out, REQUEST_TOKEN, token.as_bytes());
-    }
-    if last_label.is_none() {
-        put_bytes(&mut out, REQUEST_LABELS, label.as_bytes());
-    }
-    Ok(out)
-}
-
-fn without_label_proto(body: &[u8], label: &str) -> Result<Vec<u8>, ConnectError> {
-    let mut out = Vec::with_capacity(body.len());
-    for field in whole_fields(body) {
-        let field = field?;
-        match field.value {
-            Value::Bytes(runner) if field.number == RESPONSE_RUNNER => {
-                let kept = runner_without_label(runner, label)?;
-                if kept.len() == runner.len() {
-                    out.extend_from_slice(field.raw);
-                } else {
-                    put_bytes(&mut out, RESPONSE_RUNNER, &kept);
-                }
-            }
-            _ => out.extend_from_slice(field.raw),
-        }
-    }
-    Ok(out)
-}
-
-fn runner_without_label(runner: &[u8], label: &str) -> Result<Vec<u8>, ConnectError> {
-    let mut kept = Vec::with_capacity(runner.len());
-    for field in whole_fields(runner) {
-        let field = field?;
-        if field.number != RUNNER_LABELS || field.value != Value::Bytes(label.as_bytes()) {
-            kept.extend_from_slice(field.raw);
-        }
-    }
-    Ok(kept)
-}
-
-fn whole_fields(message: &[u8]) -> impl Iterator<Item = Result<Field<'_>, ConnectError>> {
-    fields(message).map(|field| match field {
-        Ok(field) if !matches!(field.value, Value::Cut(_)) => Ok(field),
-        _ => Err(malformed_proto()),
-    })
-}
-
-fn is_bytes(field: &Field<'_>, number: u32) -> bool {
-    field.number == number && matches!(field.value, Value::Bytes(_))
-}
-
-fn register_request_json(body: &[u8], token: &str, label: &str) -> Result<Vec<u8>, ConnectError> {
-    let text = utf8(body)?;
-    let request: Request<'_> = object_from_json(body)?;
-    let (token, label) = (json_string(token), json_string(label));
-    let mut edits = Vec::new();
-    let mut added = Vec::new();
-
-    match request.token {
-        Some(value) => edits.push((span(text, value), token)),
-        None => added.push(format!("\"token\":{token}")),
-    }
-    match request.labels {
-        Some(value) if value.get() == "null" => {
-            edits.push((span(text, value), format!("[{label}]")))
-        }
-        Some(value) => {
-            let edit = match elements(value)?.last() {
-                Some(last) => (end(text, last), format!(",{label}")),
-                None => (span(text, value).start + 1, label),
-            };
-            edits.push((edit.0..edit.0, edit.1));
-        }
-        None => added.push(format!("\"labels\":[{label}]")),
-    }
-    if !added.is_empty() {
-        let (before, _) = text.rsplit_once('}').ok_or_else(not_an_object)?;
-        let is_empty = before.trim_end().ends_with('{');
-        let comma = if is_empty { "" } else { "," };
-        edits.push((before.len()..before.len(), format!("{comma}{}", added.join(","))));
-    }
-    edits.sort_by_key(|(range, _)| range.start);
-    Ok(apply(text, &edits))
-}
-
-fn without_label_json(body: &[u8], label: &str) -> Result<Vec<u8>, ConnectError> {
-    let text = utf8(body)?;
-    let response: Response<'_> = object_from_json(body)?;
-    let Some(runner) = response.runner.filter(|runner| runner.get() != "null") else {
-        return Ok(body.to_vec());
-    };
-    let runner: Runner<'_> = object_from_json(runner.get().as_bytes())?;
-    let Some(labels) = runner.labels.filter(|labels| labels.get() != "null") else {
-        return Ok(body.to_vec());
-    };
-    let labels = elements(labels)?;
-    let mut edits = Vec::new();
-    let mut kept_before = false;
-    for (index, element) in labels.iter().enumerate() {
-        let name: String =
-            serde_json::from_str(element.get()).map_err(|error| malformed_json(&error))?;
-        if name != label {
-            kept_before = true;
-            continue;
-        }
-        // One comma goes along: that before the label, unless no label is left before it.
-        let range = match labels.get(index + 1) {
-            _ if kept_before => end(text, labels[index - 1])..end(text, element),
-            Some(next) => span(text, element).start..span(text, next).start,
-            None => span(text, element),
-        };
-        edits.push((range, String::new()));
-    }
-    Ok(apply(text, &edits))
-}
-
-/// The members touched. A member that is there twice is refused by the derived reader.
-#[derive(Deserialize)]
-struct Request<'a> {
-    #[serde(borrow, default, deserialize_with = "raw")]
-    token: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "raw")]
-    labels: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Response<'a> {
-    #[serde(borrow, default, deserialize_with = "raw")]
-    runner: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Runner<'a> {
-    #[serde(borrow, default, deserialize_with = "raw")]
-    labels: Option<&'a RawValue>,
-}
-
-/// Keeps a `null` as a value, which a plain `Option` takes for absent.
-fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-fn elements(array: &RawValue) -> Result<Vec<&RawValue>, ConnectError> {
-    serde_json::from_str(array.get()).map_err(|error| malformed_json(&error))
-}
-
-/// Where `part`, borrowed from `text`, lies in it.
-fn span(text: &str, part: &RawValue) -> Range<usize> {
-    let start = part.get().as_ptr().addr() - text.as_ptr().addr();
-    start..start + part.get().len()
-}
-
-fn end(text: &str, part: &RawValue) -> usize {
-    span(text, part).end
-}
-
-/// Replaces ranges of `text`, which are in order and do not overlap.
-fn apply(text: &str, edits: &[(Range<usize>, String)]) -> Vec<u8> {
-    let mut out =
-        Vec::with_capacity(text.len() + edits.iter().map(|(_, new)| new.len()).sum::<usize>());
-    let mut position = 0;
-    for (range, new) in edits {
-        out.extend_from_slice(&text.as_bytes()[position..range.start]);
-        out.extend_from_slice(new.as_bytes());
-        position = range.end;
-    }
-    out.extend_from_slice(&text.as_bytes()[position..]);
-    out
-}
-
-fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-fn utf8(body: &[u8]) -> Result<&str, ConnectError> {
-    str::from_utf8(body)
-        .map_err(|_| ConnectError::new(Code::InvalidArgument, "the JSON body is not UTF-8"))
-}
-
-fn not_an_object() -> ConnectError {
-    ConnectError::new(Code::InvalidArgument, "the body is not a JSON object")
 }

@@ -1,14 +1,14 @@
 //! What the broker itself asks of Gitea. Everything that knows Gitea's paths, texts and abilities is here.
 //!
 //! [`GiteaClient`] speaks the actions protocol as a runner does (in `rpc`) and the REST API as an
-//! administrator does ([`rest`]). [`error_text`] tells what Gitea's refusals mean, and [`scope`] where a
+//! administrator does (in `rest`). `error_text` tells what Gitea's refusals mean, and `scope` where a
 //! scope lies in the REST API.
 
 mod answer;
-pub mod error_text;
-pub mod rest;
+mod error_text;
+mod rest;
 mod rpc;
-pub mod scope;
+mod scope;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use secrecy::SecretString;
 pub use self::error_text::RegisterRefusal;
 pub use self::rest::{DeleteAnswer, RestError, RestRunner, RunnerPage, Search};
 pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};
+pub use self::scope::token_scope;
 use crate::net::upstream::Upstream;
 
 /// How long a call may take, its answer's body included.
@@ -67,3 +68,6 @@ impl GiteaClient {
         self.upstream.is_up()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,7 @@ use std::fmt::Write;
 use crate::config::Scope;
 
 /// The path of a scope's runners below `/api/v1/`, escaped.
-#[must_use]
-pub fn runners_path(scope: &Scope) -> String {
+pub(super) fn runners_path(scope: &Scope) -> String {
     match scope {
         Scope::Instance => "admin/actions/runners".to_owned(),
         Scope::Org(name) => format!("orgs/{}/actions/runners", escape(name)),

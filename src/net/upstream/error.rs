@@ -121,7 +121,7 @@ fn tell(gitea: &Authority, error: &legacy::Error) -> (UpstreamErrorKind, String)
 fn tell_tls(error: &rustls::Error) -> String {
     use CertificateError as Bad;
     match error {
-        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
             "its certificate is signed by an unknown authority; set gitea.ca_file to a file with \
              that authority's certificate"
                 .to_owned()
@@ -142,6 +142,7 @@ fn tell_tls(error: &rustls::Error) -> String {
     }
 }
 
+/// The error and all that lies beneath it.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| beneath(*error))
 }
