@@ -5,5 +5,7 @@
 
 mod codec;
 pub mod gitea;
+pub mod runner;
 
 pub use gitea::StandInGitea;
+pub use runner::StandInRunner;
