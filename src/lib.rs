@@ -12,6 +12,7 @@ pub mod gitea;
 pub mod lifecycle;
 pub mod net;
 pub mod proxy;
+pub mod sandbox;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
