@@ -212,10 +212,10 @@ fn readers_and_writers_at_once_see_whole_files_only() {
             .map(|writer| {
                 let target = &target;
                 scope.spawn(move || {
-                    for turn in 0..50 {
+                    for turn in 0..15 {
                         // Of different lengths, so that a mixture could not be parsed.
                         let mut file = sample(&format!("writer-{writer}-{turn}"));
-                        file.name = "x".repeat(turn * 97);
+                        file.name = "x".repeat(turn * 311);
                         write(target, &file, OWN).unwrap();
                     }
                 })
