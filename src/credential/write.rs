@@ -251,3 +251,6 @@ fn hint(source: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,7 @@ pub enum StoreError {
     /// The file is damaged, or no database at all.
     #[error(
         "the store {} is damaged or no database ({detail}): put a backup in its place, or move it away; with a new \
-         store, runners that go on calling are taken up again, and those that are gone stay in Gitea", path.display()
+         store, the runners of the old one go on working, but the broker no longer knows them and deregisters none", path.display()
     )]
     Corrupt {
         /// Which file.
