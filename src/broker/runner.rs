@@ -83,7 +83,7 @@ pub struct Record {
 }
 
 /// Where a record stands. What a runner does at the moment (idle, busy, gone) is told by its
-/// [activity](super::activity), not here.
+/// [activity](mod@super::activity), not here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordState {
     /// Registered in Gitea, as far as is known.

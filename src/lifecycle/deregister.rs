@@ -9,7 +9,7 @@ use super::Lifecycle;
 use super::roster::Live;
 use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_delete};
 use crate::broker::{Credentials, Intent, Presence, Reason, RecordState};
-use crate::gitea::{CallError, DeleteAnswer, RestError, scope::token_scope};
+use crate::gitea::{CallError, DeleteAnswer, RestError, token_scope};
 use crate::store::StoreError;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 

@@ -16,8 +16,7 @@ use crate::broker::{Credentials, Intent, Key, RecordId};
 use crate::config::Scope;
 use crate::connect::{Code, ConnectError, splice};
 use crate::fault;
-use crate::gitea::error_text::RegisterRefusal;
-use crate::gitea::{RegisterAnswer, RegisterFailure};
+use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal};
 use crate::store::NewRunner;
 use crate::telemetry::metrics::RegistrationOutcome as Outcome;
 

@@ -1,6 +1,8 @@
 //! Sockets: the runners' listener, the way to Gitea, and the trust that it needs.
 
 pub mod accept;
+#[cfg(test)]
+pub(crate) mod test_server;
 pub mod tls;
 pub mod upstream;
 

@@ -54,6 +54,7 @@ fn new_runner(nonce: &str) -> NewRunner {
         version: "v1".into(),
         answer: Bytes::from_static(b"\0answer with canary-token"),
         registered_at: at(1),
+        dialled: Some("broker:8080".into()),
     }
 }
 
