@@ -1,8 +1,13 @@
 //! The rules, with no I/O: everything here is decided from values alone.
 
+pub mod activity;
+pub mod claims;
+pub mod deregistration;
+pub mod policy;
 pub mod registration;
 pub mod runner;
 
+pub use activity::{Activity, Presence};
 pub use registration::{Intent, Key};
 pub use runner::{Credentials, Reason, Record, RecordId, RecordState};
 

@@ -64,6 +64,8 @@ pub struct Record {
     pub parent_id: String,
     /// Where its Register came from.
     pub peer: IpAddr,
+    /// Host and port at which it dialled the broker, where it told them.
+    pub dialled: Option<String>,
     /// When it was registered.
     pub registered_at: SystemTime,
     /// Whether the runner is known to have its credentials: the answer reached it, or it spoke with them.
@@ -81,7 +83,7 @@ pub struct Record {
 }
 
 /// Where a record stands. What a runner does at the moment (idle, busy, gone) is told by its
-/// [activity](super::activity), not here.
+/// [activity](mod@super::activity), not here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordState {
     /// Registered in Gitea, as far as is known.
@@ -103,11 +105,14 @@ pub enum Reason {
     Shutdown,
     /// The registration could not be kept.
     Rollback,
+    /// Gitea acted on a registration whose answer was lost.
+    Orphan,
 }
 
 impl Reason {
     /// All reasons, for metrics and for reading the store.
-    pub const ALL: [Self; 4] = [Self::Runner, Self::Admin, Self::Shutdown, Self::Rollback];
+    pub const ALL: [Self; 5] =
+        [Self::Runner, Self::Admin, Self::Shutdown, Self::Rollback, Self::Orphan];
 
     /// The word for it in the store, in metrics and in the log.
     #[must_use]
@@ -117,6 +122,13 @@ impl Reason {
             Self::Admin => "admin",
             Self::Shutdown => "shutdown",
             Self::Rollback => "rollback",
+            Self::Orphan => "orphan",
         }
+    }
+
+    /// The reason that [`Self::as_str`] calls so.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 }

@@ -2,6 +2,7 @@
 //! `run(args) -> Result<(), Failure>`.
 
 mod check;
+mod serve;
 mod settings;
 
 use std::fmt;
@@ -23,6 +24,7 @@ pub struct Cli {
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Args),
     Check(check::Args),
 }
 
@@ -33,6 +35,7 @@ impl Cli {
     /// What to tell the user, and the exit code.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Serve(args) => serve::run(args),
             Command::Check(args) => check::run(&args),
         }
     }
@@ -76,6 +79,18 @@ impl Failure {
         complain(&self.message);
         self.code.into()
     }
+}
+
+/// Runs a command that waits. One thread carries all of it: the work is moving bytes, and what computes
+/// or waits for a disk has threads of its own.
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::new(Failure::INTERNAL, format!("the runtime does not start: {error}"))
+        })?
+        .block_on(command)
 }
 
 /// Writes lines to standard output. A reader that has left, as `head` does, is no failure.

@@ -4,7 +4,8 @@
 //! recorded exchanges under `tests/data/wire`. Only what is used here is named; messages that are passed
 //! on never go through these types, so unknown fields are not lost.
 //!
-//! The JSON form is protobuf's: camelCase names, `int64` as a string, absent fields omitted.
+//! The JSON form is protobuf's: camelCase names, `int64` as a string, absent fields omitted. In requests
+//! a `null` is read as an absent field, as Gitea reads it.
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct PingRequest {
     /// Any text; a runner sends its name.
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub data: String,
 }
 
@@ -37,23 +38,23 @@ pub struct PingResponse {
 pub struct RegisterRequest {
     /// The runner's display name; not unique.
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// The secret presented.
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub token: String,
     /// The runner's own version.
     #[prost(string, tag = "5")]
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub version: String,
     /// Bare label names (`ubuntu-latest`).
     #[prost(string, repeated, tag = "6")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
     /// The runner takes one task and is then removed by Gitea.
     #[prost(bool, tag = "7")]
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "is_false")]
     pub ephemeral: bool,
 }
 
@@ -108,11 +109,11 @@ pub struct Runner {
 pub struct DeclareRequest {
     /// The runner's own version.
     #[prost(string, tag = "1")]
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub version: String,
     /// Bare label names, all of them.
     #[prost(string, repeated, tag = "2")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
 }
 
@@ -137,11 +138,11 @@ pub struct DeregisterRequest {
     pub id: i64,
     /// Which runner.
     #[prost(string, tag = "2")]
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub uuid: String,
     /// The proof.
     #[prost(string, tag = "3")]
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub token: String,
 }
 
@@ -332,6 +333,14 @@ impl fmt::Debug for DeregisterRequest {
     }
 }
 
+fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -360,9 +369,10 @@ mod int64 {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-        match Form::deserialize(deserializer)? {
-            Form::Number(value) => Ok(value),
-            Form::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        match Option::deserialize(deserializer)? {
+            None => Ok(0),
+            Some(Form::Number(value)) => Ok(value),
+            Some(Form::Text(text)) => text.parse().map_err(serde::de::Error::custom),
         }
     }
 }
@@ -394,9 +404,10 @@ mod task_result {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
-        match Form::deserialize(deserializer)? {
-            Form::Number(value) => Ok(value),
-            Form::Name(name) => NAMES
+        match Option::deserialize(deserializer)? {
+            None => Ok(0),
+            Some(Form::Number(value)) => Ok(value),
+            Some(Form::Name(name)) => NAMES
                 .iter()
                 .position(|known| *known == name)
                 .and_then(|position| i32::try_from(position).ok())

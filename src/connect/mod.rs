@@ -1,12 +1,18 @@
 //! The Connect protocol, as much of it as the broker reads and authors.
+//!
+//! [`codec`] turns bodies into messages and back, [`error`] is the protocol's error, [`splice`] changes a
+//! body in place so that what is not known here survives, and [`peek`] reads one value from the beginning
+//! of a body that is passed on as a stream.
 
+pub mod codec;
+pub mod error;
 pub mod messages;
+pub mod peek;
+pub mod splice;
 
-/// How a message is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Codec {
-    /// `application/proto`
-    Proto,
-    /// `application/json`
-    Json,
-}
+#[cfg(test)]
+mod recorded;
+mod wire;
+
+pub use codec::{Codec, Encoding, decode, encode, gunzip, gzip};
+pub use error::{Code, ConnectError, is_unregistered};

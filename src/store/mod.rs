@@ -1,1 +1,330 @@
-//! Records on disk.
+//! Records on disk: a SQLite database behind one thread of its own.
+//!
+//! Callers send jobs over a bounded queue and await the outcome. A job that was sent is carried out
+//! even where its caller goes away, in the order of sending, and is on disk when the caller hears of it.
+
+mod error;
+mod open;
+mod queries;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Credentials, Intent, Key, Record, RecordId, RecordState};
+
+pub use error::StoreError;
+pub use open::folder_is_mount;
+
+/// Jobs that may wait; a caller beyond that waits for a place.
+const QUEUE: usize = 256;
+
+/// The broker's records. A clone is another handle to the same database.
+#[derive(Clone)]
+pub struct Store {
+    messages: mpsc::Sender<Message>,
+    /// Cancelled when the thread has let go of the database.
+    ended: CancellationToken,
+    path: Arc<Path>,
+}
+
+/// An intent that was not yet completed or dropped.
+#[derive(Clone, Debug)]
+pub struct StoredIntent {
+    /// What was about to be asked.
+    pub intent: Intent,
+    /// Why its outcome is unknown, where that was noticed.
+    pub unclear: Option<String>,
+}
+
+/// What Gitea made of an intent.
+#[derive(Clone)]
+pub struct NewRunner {
+    /// The intent that this completes.
+    pub intent: Intent,
+    /// As Gitea answered them.
+    pub credentials: Credentials,
+    /// As Gitea answered it.
+    pub name: String,
+    /// Bare label names, without the intent's.
+    pub labels: Vec<String>,
+    /// The runner's version.
+    pub version: String,
+    /// The body that the runner gets, kept until it speaks.
+    pub answer: Bytes,
+    /// When Gitea answered.
+    pub registered_at: SystemTime,
+    /// The address at which the runner dialled the broker, where it told one.
+    pub dialled: Option<String>,
+}
+
+/// An answer that its runner may not have got yet.
+#[derive(Clone)]
+pub struct KeptAnswer {
+    /// Whose it is.
+    pub record_id: RecordId,
+    /// Who may ask for it again.
+    pub key: Key,
+    /// The body; it holds the runner's token.
+    pub answer: Bytes,
+    /// When Gitea gave it.
+    pub registered_at: SystemTime,
+}
+
+/// What was noticed of a runner since the last batch.
+#[derive(Clone, Debug)]
+pub struct Touch {
+    /// Which runner.
+    pub record_id: RecordId,
+    /// Its last call; `None` leaves what is kept.
+    pub last_seen_at: Option<SystemTime>,
+    /// Whether it made a call; never taken back.
+    pub spoke: bool,
+    /// Whether it is known to have its credentials; never taken back.
+    pub delivered: bool,
+    /// Ids of the tasks in hand.
+    pub tasks: Vec<i64>,
+}
+
+impl Store {
+    /// Opens or creates the database, brings its schema up to date and starts its thread. Blocks: about a second at
+    /// most where another process holds the database.
+    ///
+    /// # Errors
+    /// Says what is wrong with the folder or the file, and the way out.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = open::open(path)?;
+        let (messages, queue) = mpsc::channel(QUEUE);
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                // Named, so that it is dropped last: after the connection, also where a job panics.
+                let _guard = guard;
+                serve(connection, queue);
+            })
+            .map_err(|source| StoreError::Thread { source })?;
+        Ok(Self { messages, ended, path: path.into() })
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps what is about to be asked of Gitea.
+    ///
+    /// # Errors
+    /// Nothing was kept, so Gitea must not be asked.
+    pub async fn insert_intent(&self, intent: Intent) -> Result<(), StoreError> {
+        self.call(move |c| queries::insert_intent(c, &intent)).await
+    }
+
+    /// Forgets an intent: Gitea is known not to have acted, or the orphan is gone.
+    ///
+    /// # Errors
+    /// The intent is still kept.
+    pub async fn drop_intent(&self, nonce: &str) -> Result<(), StoreError> {
+        let nonce = nonce.to_owned();
+        self.call(move |c| queries::drop_intent(c, &nonce)).await
+    }
+
+    /// Notes that it is unknown whether Gitea acted, and why. The detail must hold no secret.
+    ///
+    /// # Errors
+    /// The note was not kept; the intent is, as it was.
+    pub async fn mark_unclear(&self, nonce: &str, detail: String) -> Result<(), StoreError> {
+        let nonce = nonce.to_owned();
+        self.call(move |c| queries::mark_unclear(c, &nonce, &detail)).await
+    }
+
+    /// All intents, oldest first.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn intents(&self) -> Result<Vec<StoredIntent>, StoreError> {
+        self.call(|c| queries::intents(c)).await
+    }
+
+    /// Puts a record in the place of its intent, all or nothing; presented credentials are Gitea's.
+    ///
+    /// # Errors
+    /// The intent is still kept, and there is no record.
+    pub async fn complete(&self, new: NewRunner) -> Result<Record, StoreError> {
+        self.call(move |c| queries::complete(c, &new)).await
+    }
+
+    /// All records that have not ended, oldest first.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn runners(&self) -> Result<Vec<Record>, StoreError> {
+        self.call(|c| queries::runners(c)).await
+    }
+
+    /// The latest ended record with this presented uuid; ended ones are kept for 24 hours at least.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn ended_by_uuid(&self, uuid: &str) -> Result<Option<Record>, StoreError> {
+        let uuid = uuid.to_owned();
+        self.call(move |c| queries::ended_by_uuid(c, &uuid)).await
+    }
+
+    /// Answers of runners that were registered after `since`, have not ended, and neither got theirs nor spoke.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn answers(&self, since: SystemTime) -> Result<Vec<KeptAnswer>, StoreError> {
+        self.call(move |c| queries::answers(c, since)).await
+    }
+
+    /// The kept answer of a record; `None` once its runner spoke.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn answer(&self, id: RecordId) -> Result<Option<Bytes>, StoreError> {
+        self.call(move |c| queries::answer(c, id)).await
+    }
+
+    /// Keeps what a runner told by Declare.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn declare(
+        &self,
+        id: RecordId,
+        labels: Vec<String>,
+        version: String,
+    ) -> Result<(), StoreError> {
+        self.call(move |c| queries::declare(c, id, &labels, &version)).await
+    }
+
+    /// Keeps where the runner file is; `None`: there is none any more.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn set_file(&self, id: RecordId, file: Option<PathBuf>) -> Result<(), StoreError> {
+        self.call(move |c| queries::set_file(c, id, file.as_deref())).await
+    }
+
+    /// Moves a record to another state. One that ends forgets its kept answer and its tasks.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn set_state(&self, id: RecordId, state: RecordState) -> Result<(), StoreError> {
+        self.call(move |c| queries::set_state(c, id, state)).await
+    }
+
+    /// Keeps a batch, all or nothing; records that are gone meanwhile are passed over. The kept answer of a runner
+    /// that spoke is forgotten.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn touch(&self, batch: Vec<Touch>) -> Result<(), StoreError> {
+        self.call(move |c| queries::touch(c, &batch)).await
+    }
+
+    /// Proves by a write that the store can be written.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub async fn writable(&self) -> Result<(), StoreError> {
+        self.call(|c| queries::probe(c)).await
+    }
+
+    /// Carries out all jobs sent so far, refuses later ones and lets go of the database. A second call waits
+    /// for the first.
+    ///
+    /// # Errors
+    /// The journal could not be folded into the database file. Nothing is lost: the next start does it.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let (done, outcome) = oneshot::channel();
+        let outcome = match self.messages.send(Message::Close(done)).await {
+            Ok(()) => outcome.await.unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        };
+        self.ended.cancelled().await;
+        outcome.map_err(|error| StoreError::of(error, &self.path))
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (done, outcome) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            // Nobody may be waiting any more; the job is done all the same.
+            let _ = done.send(job(connection));
+        });
+        self.messages.send(Message::Job(job)).await.map_err(|_| StoreError::Closed)?;
+        outcome
+            .await
+            .map_err(|_| StoreError::Closed)?
+            .map_err(|error| StoreError::of(error, &self.path))
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NewRunner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewRunner")
+            .field("intent", &self.intent)
+            .field("credentials", &self.credentials)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for KeptAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptAnswer")
+            .field("record_id", &self.record_id)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+enum Message {
+    Job(Job),
+    Close(oneshot::Sender<rusqlite::Result<()>>),
+}
+
+/// The thread: ends when it was told to close and the queue is empty, or when the last handle is gone.
+fn serve(mut connection: Connection, mut queue: mpsc::Receiver<Message>) {
+    let mut closers = Vec::new();
+    while let Some(message) = queue.blocking_recv() {
+        match message {
+            Message::Job(job) => job(&mut connection),
+            Message::Close(done) => {
+                queue.close();
+                closers.push(done);
+            }
+        }
+    }
+    let outcome = queries::checkpoint(&connection)
+        .and_then(|()| connection.close().map_err(|(_connection, error)| error));
+    if let Some(first) = closers.into_iter().next() {
+        let _ = first.send(outcome);
+    } else if let Err(error) = outcome {
+        tracing::warn!(%error, "the store was not closed cleanly; the next start takes care of it");
+    }
+}

@@ -1,0 +1,302 @@
+//! Settings become running parts here, and nowhere else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tracing::{error, info, warn};
+
+use crate::admin;
+use crate::config::Settings;
+use crate::gitea::{GiteaClient, Tokens};
+use crate::lifecycle::{Lifecycle, Timing};
+use crate::net::{self, TlsError, Upstream};
+use crate::proxy::Proxy;
+use crate::shutdown::{self, Schedule, Signal};
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+
+/// Why the broker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The trust in Gitea's certificate cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The records cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address cannot be listened at.
+    #[error(
+        "{key}: cannot listen at {address}: {source}; choose another address, or end what listens there"
+    )]
+    Listen {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The Unix socket cannot be made.
+    #[error("admin.socket: cannot listen at {}: {source}; its folder must be there and writable, and no other broker may use it", .path.display())]
+    Socket {
+        /// The setting's value.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Two metrics have one name.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Reads the settings again, for SIGHUP. The error is told line by line.
+pub type Reload = Box<dyn Fn() -> Result<Settings, String> + Send + Sync>;
+
+/// A broker that runs.
+pub struct App {
+    /// Where runners dial.
+    pub runners: SocketAddr,
+    /// Where metrics and health are.
+    pub admin: SocketAddr,
+    /// The runners and all that happens to them.
+    pub lifecycle: Arc<Lifecycle>,
+    tokens: Arc<ArcSwap<Tokens>>,
+    reload: Reload,
+    stop: CancellationToken,
+    connections: TaskTracker,
+    admin_stop: CancellationToken,
+    socket: PathBuf,
+    _background: Vec<AbortOnDropHandle<()>>,
+}
+
+impl App {
+    /// Starts all parts. When it returns, runners are served.
+    ///
+    /// # Errors
+    /// What keeps the broker from starting, and the remedy.
+    pub async fn start(
+        settings: Settings,
+        reload: Reload,
+        timing: Timing,
+    ) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new(&[settings.gitea.scope.to_string()])?);
+        let upstream = Upstream::new(&settings.gitea)?;
+        let tokens = Arc::new(ArcSwap::from_pointee(tokens(&settings)));
+        let gitea = GiteaClient::new(upstream.clone(), Arc::clone(&tokens));
+
+        let path = settings.store.path.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&path))
+            .await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        warn_of_volatile_store(&settings);
+
+        let runners = listen("listen.runners", settings.listen.runners).await?;
+        let admin = listen("admin.listen", settings.admin.listen).await?;
+        let socket = settings.admin.socket.clone();
+        let unix = unix_socket(&socket)
+            .map_err(|source| StartError::Socket { path: socket.clone(), source })?;
+        let lifecycle = Lifecycle::load(Arc::new(settings), store, gitea, metrics, timing).await?;
+
+        let app = Self {
+            runners: runners.local_addr().map_err(|source| StartError::Listen {
+                key: "listen.runners",
+                address: lifecycle.settings.load().listen.runners,
+                source,
+            })?,
+            admin: admin.local_addr().map_err(|source| StartError::Listen {
+                key: "admin.listen",
+                address: lifecycle.settings.load().admin.listen,
+                source,
+            })?,
+            tokens,
+            reload,
+            stop: CancellationToken::new(),
+            connections: TaskTracker::new(),
+            admin_stop: CancellationToken::new(),
+            socket,
+            _background: vec![
+                spawn(Arc::clone(&lifecycle).keep_settling()),
+                spawn(Arc::clone(&lifecycle).keep_writing()),
+                spawn(Arc::clone(&lifecycle).keep_probing()),
+            ],
+            lifecycle,
+        };
+        let proxy = Arc::new(Proxy::new(Arc::clone(&app.lifecycle), upstream));
+        tokio::spawn(net::accept::serve(runners, proxy, app.stop.clone(), app.connections.clone()));
+        let lifecycle = &app.lifecycle;
+        tokio::spawn(admin::serve_tcp(admin, Arc::clone(lifecycle), app.admin_stop.clone()));
+        tokio::spawn(admin::serve_unix(unix, Arc::clone(lifecycle), app.admin_stop.clone()));
+        info!(
+            runners = %app.runners,
+            admin = %app.admin,
+            socket = %app.socket.display(),
+            gitea = %app.lifecycle.settings.load().gitea.url,
+            known = app.lifecycle.roster.all().len(),
+            "listening"
+        );
+        Ok(app)
+    }
+
+    /// Runs until it is told to end, and ends in order.
+    pub async fn run(self, signals: &mut mpsc::Receiver<Signal>) {
+        let quit = loop {
+            match signals.recv().await {
+                Some(Signal::Reload) => self.reload(),
+                Some(Signal::Quit) => break true,
+                Some(Signal::Terminate) | None => break false,
+            }
+        };
+        let begun = Instant::now();
+        let schedule = {
+            let shutdown = &self.lifecycle.settings.load().shutdown;
+            Schedule::new(begun, shutdown.drain_timeout, shutdown.deadline)
+        };
+        if quit {
+            info!("leaving at once: every registration is kept");
+            self.lifecycle.begin_drain();
+        } else {
+            let drain = shutdown::drain(&self.lifecycle, schedule);
+            tokio::select! {
+                _ = timeout_at(schedule.last_call(), drain) => {}
+                () = second(signals) => info!("told again: not waiting any longer"),
+            }
+        }
+        self.stop.cancel();
+        self.connections.close();
+        // After SIGQUIT and the second SIGTERM nothing is waited for.
+        if !quit {
+            tokio::select! {
+                _ = timeout_at(schedule.last_call(), self.connections.wait()) => {}
+                () = second(signals) => {}
+            }
+        }
+        let schedule = match quit {
+            true => Schedule::new(Instant::now(), Default::default(), Default::default()),
+            false => schedule,
+        };
+        shutdown::flush(&self.lifecycle, schedule).await;
+        self.admin_stop.cancel();
+        // The deadline holds for a disk that hangs, too.
+        let closed = timeout(std::time::Duration::from_millis(500), self.lifecycle.store.close());
+        match closed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(%error, "the store was not closed in order"),
+            Err(_) => error!("the store did not close in time; what was confirmed is on disk"),
+        }
+        if let Err(error) = std::fs::remove_file(&self.socket) {
+            warn!(%error, socket = %self.socket.display(), "the admin socket was not removed");
+        }
+        info!(took_ms = begun.elapsed().as_millis(), "stopped");
+    }
+
+    /// SIGHUP: what can change while the broker runs changes; a mistake changes nothing.
+    fn reload(&self) {
+        let new = match (self.reload)() {
+            Ok(new) => new,
+            Err(problems) => {
+                for problem in problems.lines() {
+                    error!(problem, "settings not read again: the old ones stay in force");
+                }
+                return;
+            }
+        };
+        let old = self.lifecycle.settings.load_full();
+        for (key, changed) in [
+            ("listen.runners", new.listen.runners != old.listen.runners),
+            ("admin.listen", new.admin.listen != old.admin.listen),
+            ("admin.socket", new.admin.socket != old.admin.socket),
+            ("gitea.url", new.gitea.url != old.gitea.url),
+            ("gitea.scope", new.gitea.scope != old.gitea.scope),
+            ("gitea.ca_file", new.gitea.ca_file != old.gitea.ca_file),
+            ("store.url", new.store.path != old.store.path),
+            ("log.level", new.log.level != old.log.level),
+            ("log.format", new.log.format != old.log.format),
+        ] {
+            if changed {
+                warn!(key, "this setting changes with a restart only");
+            }
+        }
+        self.tokens.store(Arc::new(tokens(&new)));
+        // What needs a restart keeps its old value, so that all parts agree.
+        let gitea = crate::config::Gitea {
+            url: old.gitea.url.clone(),
+            scope: old.gitea.scope.clone(),
+            ca_file: old.gitea.ca_file.clone(),
+            ..new.gitea
+        };
+        let listen = crate::config::Listen { runners: old.listen.runners, ..new.listen };
+        let settings = Settings {
+            listen,
+            gitea,
+            admin: old.admin.clone(),
+            store: old.store.clone(),
+            log: old.log,
+            ..new
+        };
+        self.lifecycle.settings.store(Arc::new(settings));
+        info!("settings read again");
+    }
+}
+
+/// Waits for the signal that ends the waiting.
+async fn second(signals: &mut mpsc::Receiver<Signal>) {
+    loop {
+        match signals.recv().await {
+            Some(Signal::Terminate | Signal::Quit) => return,
+            Some(Signal::Reload) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn tokens(settings: &Settings) -> Tokens {
+    Tokens {
+        registration: settings.gitea.registration_token.clone(),
+        api: settings.gitea.api_token.clone(),
+    }
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+/// Only the broker's own user may dial it. One that an earlier process left behind is replaced; one that
+/// answers is another broker's.
+fn unix_socket(path: &std::path::Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(std::io::ErrorKind::AddrInUse.into()),
+        Err(_) => {
+            if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+                std::fs::remove_file(path)?;
+            }
+        }
+    }
+    let listener = UnixListener::bind(path)?;
+    // The umask of `serve` has kept others out from the start; this also undoes a wider default ACL.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn warn_of_volatile_store(settings: &Settings) {
+    let folder = settings.store.path.parent();
+    if settings.store.path.starts_with("/var/lib/runner-broker")
+        && folder.and_then(crate::store::folder_is_mount) == Some(false)
+    {
+        warn!(
+            folder = %folder.unwrap_or(&settings.store.path).display(),
+            "the store's folder is no mount: in a container, its records go with it; mount a volume there"
+        );
+    }
+}
+
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
+}

@@ -1,0 +1,296 @@
+//! Connect's errors: a code, a sentence, and an HTTP status that follows from the code.
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Deserialize;
+
+use super::codec::object_from_json;
+
+/// An error as the protocol tells it. The message goes to the peer and into logs: it holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", code.as_str())]
+pub struct ConnectError {
+    /// What kind of error.
+    pub code: Code,
+    /// A sentence that says what to do.
+    pub message: String,
+}
+
+impl ConnectError {
+    /// An error of this kind with this sentence.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Reads an answer's body; `None` where the answer is no error of the protocol (a proxy's page, an
+    /// error of the REST API). A code that is not known is told from the status, as Connect demands.
+    #[must_use]
+    pub fn parse(status: StatusCode, body: &[u8]) -> Option<Self> {
+        if status.is_success() {
+            return None;
+        }
+        let body: Body = object_from_json(body).ok()?;
+        let code = Code::from_str(&body.code).unwrap_or_else(|| Code::from_http_status(status));
+        Some(Self { code, message: body.message.unwrap_or_default() })
+    }
+
+    /// The body that tells it.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let body = serde_json::json!({"code": self.code.as_str(), "message": self.message});
+        body.to_string().into_bytes()
+    }
+
+    /// The whole answer that tells it.
+    #[must_use]
+    pub fn into_response(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(self.to_json()));
+        *response.status_mut() = self.code.http_status();
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        response
+    }
+}
+
+/// Whether Gitea says that it does not know the runner: a plain `unauthenticated`, or, before it
+/// answered that, an `unknown` with gRPC's words for it inside.
+#[must_use]
+pub fn is_unregistered(error: &ConnectError) -> bool {
+    match error.code {
+        Code::Unauthenticated => true,
+        Code::Unknown => {
+            error.message.contains("code = Unauthenticated desc = unregistered runner")
+        }
+        _ => false,
+    }
+}
+
+/// The kinds of error that Connect knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The caller gave up.
+    Canceled,
+    /// Not told.
+    Unknown,
+    /// The request is wrong, whatever the state of the system.
+    InvalidArgument,
+    /// The time that the caller gave has passed.
+    DeadlineExceeded,
+    /// There is no such thing.
+    NotFound,
+    /// There is such a thing already.
+    AlreadyExists,
+    /// The caller is known and may not.
+    PermissionDenied,
+    /// A limit is reached.
+    ResourceExhausted,
+    /// The system is not in the state that the request needs.
+    FailedPrecondition,
+    /// Another call came between.
+    Aborted,
+    /// Past the end.
+    OutOfRange,
+    /// There is no such call or encoding here.
+    Unimplemented,
+    /// The server is broken.
+    Internal,
+    /// The server cannot answer now; try again.
+    Unavailable,
+    /// Data is lost for good.
+    DataLoss,
+    /// The caller is not known.
+    Unauthenticated,
+}
+
+impl Code {
+    /// All codes.
+    pub const ALL: [Self; 16] = [
+        Self::Canceled,
+        Self::Unknown,
+        Self::InvalidArgument,
+        Self::DeadlineExceeded,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::PermissionDenied,
+        Self::ResourceExhausted,
+        Self::FailedPrecondition,
+        Self::Aborted,
+        Self::OutOfRange,
+        Self::Unimplemented,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DataLoss,
+        Self::Unauthenticated,
+    ];
+
+    /// Its name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Canceled => "canceled",
+            Self::Unknown => "unknown",
+            Self::InvalidArgument => "invalid_argument",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::PermissionDenied => "permission_denied",
+            Self::ResourceExhausted => "resource_exhausted",
+            Self::FailedPrecondition => "failed_precondition",
+            Self::Aborted => "aborted",
+            Self::OutOfRange => "out_of_range",
+            Self::Unimplemented => "unimplemented",
+            Self::Internal => "internal",
+            Self::Unavailable => "unavailable",
+            Self::DataLoss => "data_loss",
+            Self::Unauthenticated => "unauthenticated",
+        }
+    }
+
+    /// Reads a name on the wire.
+    #[must_use]
+    #[expect(clippy::should_implement_trait, reason = "an unknown name is no error here")]
+    pub fn from_str(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == name)
+    }
+
+    /// The status that an answer with this code has.
+    #[must_use]
+    pub fn http_status(self) -> StatusCode {
+        match self {
+            Self::Canceled => StatusCode::from_u16(499).expect("499 is within 100 to 999"),
+            Self::Unknown | Self::Internal | Self::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::InvalidArgument | Self::FailedPrecondition | Self::OutOfRange => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::AlreadyExists | Self::Aborted => StatusCode::CONFLICT,
+            Self::PermissionDenied => StatusCode::FORBIDDEN,
+            Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    /// What a client makes of a status that comes with no code, by Connect's table.
+    #[must_use]
+    pub fn from_http_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::BAD_REQUEST => Self::Internal,
+            StatusCode::UNAUTHORIZED => Self::Unauthenticated,
+            StatusCode::FORBIDDEN => Self::PermissionDenied,
+            StatusCode::NOT_FOUND => Self::Unimplemented,
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => Self::Unavailable,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Body {
+    code: String,
+    message: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::recorded::exchange;
+
+    fn recorded(name: &str) -> Option<ConnectError> {
+        let response = exchange(name).response;
+        ConnectError::parse(response.status(), &response.body())
+    }
+
+    #[test]
+    fn recorded_errors_are_read() {
+        let error = recorded("register-token-not-found").unwrap();
+        assert_eq!(error.code, Code::Unknown);
+        assert_eq!(error.message, "runner registration token not found");
+        assert_eq!(error.to_string(), "unknown: runner registration token not found");
+    }
+
+    #[test]
+    fn an_error_is_written_as_gitea_writes_it() {
+        let response = exchange("register-encoding-unknown").response;
+        let error = ConnectError::parse(response.status(), &response.body()).unwrap();
+        assert_eq!(error.to_json(), response.body());
+        let written = error.into_response();
+        assert_eq!(written.status(), response.status());
+        assert_eq!(written.headers()[CONTENT_TYPE], "application/json");
+        assert_eq!(written.body(), &response.body());
+    }
+
+    #[test]
+    fn answers_that_are_no_connect_error_are_told_apart() {
+        assert_eq!(recorded("deregister-unknown-to-gitea"), None);
+        assert_eq!(recorded("rest-token-bad"), None);
+        assert_eq!(recorded("register-json"), None);
+        let bodies: [&[u8]; 5] =
+            [b"", b"<html>", br#"["unknown","x"]"#, br#"{"code":5}"#, br#"{"message":"x"}"#];
+        for body in bodies {
+            assert_eq!(ConnectError::parse(StatusCode::BAD_GATEWAY, body), None);
+        }
+    }
+
+    #[test]
+    fn a_success_is_no_error_whatever_its_body() {
+        assert_eq!(ConnectError::parse(StatusCode::OK, br#"{"code":"unknown"}"#), None);
+    }
+
+    #[test]
+    fn details_are_tolerated_and_a_message_may_be_missing() {
+        let body = br#"{"code":"aborted","details":[{"type":"a.B","value":"AA"}]}"#;
+        let error = ConnectError::parse(StatusCode::CONFLICT, body).unwrap();
+        assert_eq!(error, ConnectError::new(Code::Aborted, ""));
+    }
+
+    #[test]
+    fn an_unknown_code_is_told_from_the_status() {
+        let body = br#"{"code":"later","message":"x"}"#;
+        let error = ConnectError::parse(StatusCode::BAD_GATEWAY, body).unwrap();
+        assert_eq!(error.code, Code::Unavailable);
+    }
+
+    #[test]
+    fn both_forms_of_unregistered_are_recognized() {
+        assert!(is_unregistered(&recorded("fetch-task-unregistered").unwrap()));
+        assert!(is_unregistered(&ConnectError::new(Code::Unauthenticated, "unregistered runner")));
+    }
+
+    #[test]
+    fn other_errors_are_not_taken_for_unregistered() {
+        assert!(!is_unregistered(&recorded("register-token-not-found").unwrap()));
+        assert!(!is_unregistered(&ConnectError::new(Code::Internal, "unregistered runner")));
+        assert!(!is_unregistered(&ConnectError::new(Code::Unknown, "database is locked")));
+    }
+
+    #[test]
+    fn every_code_is_read_back_by_its_name() {
+        for code in Code::ALL {
+            assert_eq!(Code::from_str(code.as_str()), Some(code));
+        }
+        assert_eq!(Code::from_str("Unknown"), None);
+    }
+
+    #[test]
+    fn statuses_are_those_of_the_protocol() {
+        let statuses = Code::ALL.map(|code| code.http_status().as_u16());
+        let expected =
+            [499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
+        assert_eq!(statuses, expected);
+    }
+
+    #[test]
+    fn a_message_is_escaped() {
+        let error = ConnectError::new(Code::NotFound, "\"\n\u{1}");
+        let parsed = ConnectError::parse(StatusCode::NOT_FOUND, &error.to_json());
+        assert_eq!(parsed, Some(error));
+    }
+}

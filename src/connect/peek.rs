@@ -1,0 +1,167 @@
+//! Reads one value from the beginning of an answer that is passed on as a stream.
+//!
+//! The prefix may end anywhere. What is not within it is not told; nothing here is an error, as the
+//! answer goes to the runner whatever it holds.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Read;
+
+use flate2::bufread::MultiGzDecoder;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value as Json;
+
+use super::codec::Codec;
+use super::wire::{Value, fields};
+
+/// How much of an answer is looked at, after decompression.
+pub const WINDOW: usize = 4 * 1024;
+
+/// The id of the task in a `FetchTaskResponse`; `None` where there is no task, or its id comes after the
+/// prefix.
+#[must_use]
+pub fn fetched_task(codec: Codec, gzip: bool, prefix: &[u8]) -> Option<i64> {
+    look(codec, gzip, prefix, "task").id
+}
+
+/// The id of the task in an `UpdateTaskResponse`, and whether the task has ended; `None` also where the
+/// prefix leaves one of the two open.
+#[must_use]
+pub fn task_state(codec: Codec, gzip: bool, prefix: &[u8]) -> Option<(i64, bool)> {
+    let seen = look(codec, gzip, prefix, "state");
+    // A result of zero is not written: only the end of the message tells it.
+    let ended = seen.ended.or(seen.whole.then_some(false))?;
+    Some((seen.id?, ended))
+}
+
+/// What was seen of the message in field 1, whose own field 1 is an id, and field 2 perhaps a result.
+#[derive(Default)]
+struct Seen {
+    id: Option<i64>,
+    ended: Option<bool>,
+    /// The message lies within the prefix.
+    whole: bool,
+}
+
+fn look(codec: Codec, gzip: bool, prefix: &[u8], name: &'static str) -> Seen {
+    let plain = if gzip { Cow::Owned(inflate(prefix)) } else { Cow::Borrowed(prefix) };
+    let window = &plain[..plain.len().min(WINDOW)];
+    let mut seen = Seen::default();
+    match codec {
+        Codec::Proto => look_proto(window, &mut seen),
+        Codec::Json => look_json(window, name, &mut seen),
+    }
+    seen
+}
+
+fn inflate(prefix: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(WINDOW);
+    // An error means that the prefix is cut or damaged here: what came before it is kept.
+    let _ = MultiGzDecoder::new(prefix).take(WINDOW as u64).read_to_end(&mut out);
+    out
+}
+
+fn look_proto(prefix: &[u8], seen: &mut Seen) {
+    for field in fields(prefix).map_while(Result::ok) {
+        let message = match field.value {
+            Value::Bytes(message) | Value::Cut(message) if field.number == 1 => message,
+            _ => continue,
+        };
+        seen.whole = matches!(field.value, Value::Bytes(_));
+        for inner in fields(message) {
+            match inner.map(|inner| (inner.number, inner.value)) {
+                Ok((1, Value::Varint(id))) => seen.id = Some(id.cast_signed()),
+                Ok((2, Value::Varint(result))) => seen.ended = Some(result != 0),
+                Ok((_, Value::Cut(_))) | Err(_) => seen.whole = false,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+fn look_json(prefix: &[u8], name: &'static str, seen: &mut Seen) {
+    // A number at the very end may go on beyond it.
+    let cut = prefix.iter().rev().take_while(|byte| b"0123456789+-.eE".contains(byte)).count();
+    let mut json = serde_json::Deserializer::from_slice(&prefix[..prefix.len() - cut]);
+    // Likewise, an error means that the prefix ends here; `seen` has what came before it.
+    let _ = Response { name, seen }.deserialize(&mut json);
+}
+
+/// Reads the response; the values seen are kept at once, so that an error later on does not lose them.
+struct Response<'s> {
+    name: &'static str,
+    seen: &'s mut Seen,
+}
+
+impl<'de> DeserializeSeed<'de> for Response<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Response<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a response")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == self.name {
+                map.next_value_seed(Message { seen: self.seen })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the message that has the id.
+struct Message<'s> {
+    seen: &'s mut Seen,
+}
+
+impl<'de> DeserializeSeed<'de> for Message<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Message<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a task or its state")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "id" => self.seen.id = int64(&map.next_value()?),
+                "result" => self.seen.ended = Some(is_set(&map.next_value()?)),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        self.seen.whole = true;
+        Ok(())
+    }
+}
+
+fn int64(value: &Json) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
+}
+
+fn is_set(result: &Json) -> bool {
+    match result {
+        Json::String(name) => name != "RESULT_UNSPECIFIED",
+        other => other.as_i64().is_some_and(|number| number != 0),
+    }
+}

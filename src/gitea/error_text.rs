@@ -1,0 +1,97 @@
+//! What Gitea's refusals of Register mean. Gitea tells nearly all of them as HTTP 500 with a text.
+
+use std::fmt;
+
+use crate::connect::{Code, ConnectError};
+
+/// A refusal of which it is certain that Gitea registered nothing. Its text says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RegisterRefusal {
+    /// Gitea does not know the registration token.
+    TokenNotFound,
+    /// The registration token was reset, or (before Gitea 1.20) used.
+    TokenInvalidated,
+    /// Name or token is empty.
+    MissingFields,
+    /// The owner or the repository that the token was made for is gone.
+    OwnerGone,
+    /// Anything else.
+    Other,
+}
+
+/// Texts that Gitea tells before it writes anything. What it tells later ("can't create new runner",
+/// "can't update runner token status") is not here: a row may be there by then.
+const DEFINITE: [(&str, RegisterRefusal); 8] = [
+    ("runner registration token not found", RegisterRefusal::TokenNotFound),
+    ("runner token not found", RegisterRefusal::TokenNotFound),
+    ("runner registration token has been invalidated", RegisterRefusal::TokenInvalidated),
+    ("runner token has already been activated", RegisterRefusal::TokenInvalidated),
+    ("missing runner token, name", RegisterRefusal::MissingFields),
+    ("owner of the token not found", RegisterRefusal::OwnerGone),
+    ("repository of the token not found", RegisterRefusal::OwnerGone),
+    ("can't generate token", RegisterRefusal::Other),
+];
+
+impl RegisterRefusal {
+    /// Reads an error of Register; `None` where Gitea may have registered the runner all the same.
+    #[must_use]
+    pub fn of(error: &ConnectError) -> Option<Self> {
+        let known = DEFINITE.iter().find(|(text, _)| error.message.contains(text));
+        known
+            .map(|(_, refusal)| *refusal)
+            .or_else(|| refused_unread(error.code).then_some(Self::Other))
+    }
+}
+
+impl fmt::Display for RegisterRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TokenNotFound => {
+                "Gitea does not know the registration token: set gitea.registration_token_file to the \
+                 one that Gitea shows for this scope"
+            }
+            Self::TokenInvalidated => {
+                "Gitea's registration token was reset: set gitea.registration_token_file to the new one"
+            }
+            Self::MissingFields => "Register needs a name and a registration token",
+            Self::OwnerGone => {
+                "the owner or repository of the registration token is gone from Gitea: set \
+                 gitea.scope and gitea.registration_token_file to one that is there"
+            }
+            Self::Other => "Gitea refused the registration",
+        })
+    }
+}
+
+/// The protocol's layer answers so before Gitea's handler runs. `canceled` is a 4xx by number only: the
+/// handler was at work.
+fn refused_unread(code: Code) -> bool {
+    code == Code::Unimplemented || (code.http_status().is_client_error() && code != Code::Canceled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: Code, message: &str) -> Option<RegisterRefusal> {
+        RegisterRefusal::of(&ConnectError::new(code, message))
+    }
+
+    #[test]
+    fn later_failures_are_unclear() {
+        assert_eq!(refusal(Code::Unknown, "can't create new runner"), None);
+        assert_eq!(refusal(Code::Unknown, "can't update runner token status"), None);
+        assert_eq!(refusal(Code::Internal, ""), None);
+        assert_eq!(refusal(Code::Unavailable, "try again"), None);
+        assert_eq!(refusal(Code::Canceled, "context canceled"), None);
+    }
+
+    #[test]
+    fn early_refusals_are_definite() {
+        for (text, refused) in DEFINITE {
+            assert_eq!(refusal(Code::Unknown, text), Some(refused), "{text}");
+        }
+        assert_eq!(refusal(Code::PermissionDenied, "no"), Some(RegisterRefusal::Other));
+        assert_eq!(refusal(Code::Unimplemented, "no br"), Some(RegisterRefusal::Other));
+    }
+}

@@ -1,0 +1,73 @@
+//! What the broker itself asks of Gitea. Everything that knows Gitea's paths, texts and abilities is here.
+//!
+//! [`GiteaClient`] speaks the actions protocol as a runner does (in `rpc`) and the REST API as an
+//! administrator does (in `rest`). `error_text` tells what Gitea's refusals mean, and `scope` where a
+//! scope lies in the REST API.
+
+mod answer;
+mod error_text;
+mod rest;
+mod rpc;
+mod scope;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hyper::header::HeaderValue;
+use secrecy::SecretString;
+
+pub use self::error_text::RegisterRefusal;
+pub use self::rest::{DeleteAnswer, RestError, RestRunner, RunnerPage, Search};
+pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};
+pub use self::scope::token_scope;
+use crate::net::upstream::Upstream;
+
+/// How long a call may take, its answer's body included.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long Register may take: Gitea hashes and writes, and its outcome must not be guessed at.
+const REGISTER_LIMIT: Duration = Duration::from_secs(30);
+/// How large the body of an answer may be, compressed or not.
+const BODY_LIMIT: usize = 1024 * 1024;
+/// How the broker names itself.
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("runner-broker/", env!("CARGO_PKG_VERSION")));
+
+/// The secrets that Gitea gave out. They are swapped whole when the settings are read again.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// With it runners join.
+    pub registration: SecretString,
+    /// With it runners are listed and deleted.
+    pub api: Option<SecretString>,
+}
+
+/// Calls that the broker authors. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct GiteaClient {
+    upstream: Upstream,
+    tokens: Arc<ArcSwap<Tokens>>,
+}
+
+impl GiteaClient {
+    /// A client that takes the secrets anew for each call.
+    #[must_use]
+    pub fn new(upstream: Upstream, tokens: Arc<ArcSwap<Tokens>>) -> Self {
+        Self { upstream, tokens }
+    }
+
+    /// The secrets of this moment.
+    #[must_use]
+    pub fn tokens(&self) -> Arc<Tokens> {
+        self.tokens.load_full()
+    }
+
+    /// Whether Gitea answered the last time that anyone dialled it; false before the first answer.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.upstream.is_up()
+    }
+}
+
+#[cfg(test)]
+mod tests;

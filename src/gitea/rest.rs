@@ -1,0 +1,272 @@
+//! The REST API, as an administrator would use it.
+
+use std::collections::HashSet;
+
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT as USER_AGENT_HEADER};
+use hyper::{Method, Request, StatusCode};
+use secrecy::ExposeSecret;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::answer::Answer;
+use super::scope::{runners_path, token_scope};
+use super::{CALL_LIMIT, GiteaClient, USER_AGENT};
+use crate::config::Scope;
+use crate::net::upstream::{OutBody, UpstreamError};
+
+/// Gitea's own bound on `limit`.
+const PAGE_SIZE: u32 = 50;
+/// A list longer than this many pages is not read to its end.
+const MAX_PAGES: u32 = 1000;
+/// How much of a text of Gitea's is quoted.
+const QUOTE_LIMIT: usize = 300;
+
+/// Why the REST API did not do what was asked. Its text says what to set.
+#[derive(Debug, thiserror::Error)]
+pub enum RestError {
+    /// None is set.
+    #[error("there is no API token: set gitea.api_token_file to one with the scope {needs}")]
+    NoToken {
+        /// The scope that the token needs.
+        needs: &'static str,
+    },
+    /// Gitea does not know the token.
+    #[error(
+        "Gitea does not accept the API token: set gitea.api_token_file to a valid one with the scope \
+         {needs}"
+    )]
+    Unauthorized {
+        /// The scope that the token needs.
+        needs: &'static str,
+    },
+    /// The token is known and may not.
+    #[error(
+        "the API token may not do this (Gitea says: {text}): set gitea.api_token_file to one with \
+         the scope {needs}, of a user who administers this scope"
+    )]
+    Forbidden {
+        /// Gitea's words.
+        text: String,
+        /// The scope that the token needs.
+        needs: &'static str,
+    },
+    /// No answer.
+    #[error(transparent)]
+    Unreachable(UpstreamError),
+    /// An answer that is none of the expected ones, in a sentence that says what to do.
+    #[error("{1}")]
+    Unexpected(StatusCode, String),
+}
+
+/// What came of a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteAnswer {
+    /// It is done.
+    Deleted,
+    /// There is none of this id, or the token may not see it: this proves nothing.
+    NotFound,
+}
+
+/// A runner as the REST API tells of it: no uuid, no time.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RestRunner {
+    /// Gitea's id of the row.
+    pub id: i64,
+    /// The display name.
+    #[serde(default)]
+    pub name: String,
+    /// `online` or `offline`.
+    #[serde(default)]
+    pub status: String,
+    /// It has a task.
+    #[serde(default)]
+    pub busy: bool,
+    /// Removed by Gitea after its one task.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// Bare names of its labels.
+    #[serde(default, deserialize_with = "label_names")]
+    pub labels: Vec<String>,
+}
+
+/// One page of a scope's runners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerPage {
+    /// Those on this page.
+    pub runners: Vec<RestRunner>,
+    /// How many there are on all pages.
+    pub total_count: usize,
+}
+
+/// What came of a search through all pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// The ids of all that have the label.
+    Found(Vec<i64>),
+    /// None was seen. Runners move while they are paged: only a steady absence means anything.
+    Absent {
+        /// The count was the same on every page, and as many different runners were seen.
+        steady: bool,
+    },
+}
+
+impl GiteaClient {
+    /// Deletes a runner. A deletion that was done already is no error.
+    pub async fn delete_runner(&self, scope: &Scope, id: i64) -> Result<DeleteAnswer, RestError> {
+        let path = format!("{}/{id}", runners_path(scope));
+        let answer = self.rest(Method::DELETE, scope, &path).await?;
+        match answer.status {
+            status if status.is_success() => Ok(DeleteAnswer::Deleted),
+            StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(DeleteAnswer::NotFound),
+            _ => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Looks a runner up; `None` where there is none of this id, or the token may not see it.
+    pub async fn get_runner(
+        &self,
+        scope: &Scope,
+        id: i64,
+    ) -> Result<Option<RestRunner>, RestError> {
+        let path = format!("{}/{id}", runners_path(scope));
+        let answer = self.rest(Method::GET, scope, &path).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(None),
+            _ => decoded(&answer).map(Some),
+        }
+    }
+
+    /// Reads one page of a scope's runners; pages count from 1.
+    pub async fn list_page(&self, scope: &Scope, page: u32) -> Result<RunnerPage, RestError> {
+        self.list(scope, page, PAGE_SIZE).await
+    }
+
+    /// Reads all pages for the runners that have this label.
+    pub async fn find_by_label(&self, scope: &Scope, label: &str) -> Result<Search, RestError> {
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        let mut read = 0;
+        let mut totals = HashSet::new();
+        let mut at_end = false;
+        // An instance may answer less than what was asked for, so a short page is not the last one.
+        for page in 1..=MAX_PAGES {
+            let RunnerPage { runners, total_count } = self.list_page(scope, page).await?;
+            totals.insert(total_count);
+            read += runners.len();
+            at_end = runners.is_empty() || read >= total_count;
+            for runner in runners {
+                if seen.insert(runner.id) && runner.labels.iter().any(|name| name == label) {
+                    found.push(runner.id);
+                }
+            }
+            if at_end {
+                break;
+            }
+        }
+        if !found.is_empty() {
+            return Ok(Search::Found(found));
+        }
+        Ok(Search::Absent { steady: at_end && totals == HashSet::from([seen.len()]) })
+    }
+
+    /// Asks whether the API token is good for a scope. It may still be one that can only read.
+    pub async fn probe(&self, scope: &Scope) -> Result<(), RestError> {
+        self.list(scope, 1, 1).await.map(|_| ())
+    }
+
+    async fn list(&self, scope: &Scope, page: u32, limit: u32) -> Result<RunnerPage, RestError> {
+        #[derive(Deserialize)]
+        struct Page {
+            runners: Option<Vec<RestRunner>>,
+            total_count: usize,
+        }
+
+        let path = format!("{}?page={page}&limit={limit}", runners_path(scope));
+        let answer = self.rest(Method::GET, scope, &path).await?;
+        let Page { runners, total_count } = decoded(&answer)?;
+        Ok(RunnerPage { runners: runners.unwrap_or_default(), total_count })
+    }
+
+    async fn rest(&self, method: Method, scope: &Scope, path: &str) -> Result<Answer, RestError> {
+        let needs = token_scope(scope);
+        let authorization = self.authorization(needs)?;
+        let mut request = Request::new(OutBody::Empty);
+        *request.method_mut() = method;
+        *request.uri_mut() = self.upstream.rest_uri(path);
+        let headers = request.headers_mut();
+        headers.insert(AUTHORIZATION, authorization);
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT_HEADER, USER_AGENT);
+        let deadline = Instant::now() + CALL_LIMIT;
+        let response =
+            self.upstream.send(request, CALL_LIMIT).await.map_err(RestError::Unreachable)?;
+        let status = response.status();
+        let answer = Answer::read(response, deadline)
+            .await
+            .map_err(|sentence| RestError::Unexpected(status, sentence))?;
+        match status {
+            StatusCode::UNAUTHORIZED => Err(RestError::Unauthorized { needs }),
+            StatusCode::FORBIDDEN => {
+                let text = message(&answer).unwrap_or_else(|| "nothing".into());
+                Err(RestError::Forbidden { text, needs })
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    fn authorization(&self, needs: &'static str) -> Result<HeaderValue, RestError> {
+        let tokens = self.tokens();
+        let token = tokens.api.as_ref().ok_or(RestError::NoToken { needs })?;
+        let value = Zeroizing::new(format!("token {}", token.expose_secret()));
+        // What no header can carry, Gitea never gave out.
+        let mut value =
+            HeaderValue::from_str(&value).map_err(|_| RestError::Unauthorized { needs })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+fn label_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    struct Label {
+        name: String,
+    }
+
+    let labels = Option::<Vec<Label>>::deserialize(deserializer)?;
+    Ok(labels.into_iter().flatten().map(|label| label.name).collect())
+}
+
+fn decoded<T: DeserializeOwned>(answer: &Answer) -> Result<T, RestError> {
+    match serde_json::from_slice(&answer.body) {
+        Ok(value) if answer.status.is_success() => Ok(value),
+        _ => Err(unexpected(answer)),
+    }
+}
+
+fn unexpected(answer: &Answer) -> RestError {
+    let sentence = match message(answer) {
+        Some(text) if answer.status == StatusCode::NOT_FOUND => format!(
+            "Gitea has no such list of runners (it says: {text}): check gitea.scope, and that Gitea is \
+             1.24 or later"
+        ),
+        Some(text) => format!("Gitea answered {}: {text}", answer.status),
+        None => answer.describe(),
+    };
+    RestError::Unexpected(answer.status, sentence)
+}
+
+/// Gitea's own words about an error, fit for a log; `None` where Gitea did not write the answer.
+fn message(answer: &Answer) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body {
+        message: String,
+    }
+
+    if answer.status.is_success() {
+        return None;
+    }
+    let body: Body = serde_json::from_slice(&answer.body).ok()?;
+    Some(body.message.chars().filter(|c| !c.is_control()).take(QUOTE_LIMIT).collect())
+}

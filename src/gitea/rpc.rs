@@ -1,0 +1,258 @@
+//! Calls of the actions protocol, as a runner would make them.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use hyper::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    USER_AGENT as USER_AGENT_HEADER,
+};
+use hyper::{HeaderMap, Method, Request};
+use prost::Message;
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::error_text::RegisterRefusal;
+use super::{CALL_LIMIT, GiteaClient, REGISTER_LIMIT, USER_AGENT};
+use crate::broker::Credentials;
+use crate::connect::messages::{
+    DeclareRequest, DeclareResponse, PingRequest, PingResponse, RegisterResponse, Runner,
+    TaskResult, TaskState, Timestamp, UpdateTaskRequest, UpdateTaskResponse,
+};
+use crate::connect::{self, Code, Codec, ConnectError};
+use crate::net::upstream::{OutBody, UpstreamError};
+
+const RUNNER_UUID: HeaderName = HeaderName::from_static("x-runner-uuid");
+const RUNNER_TOKEN: HeaderName = HeaderName::from_static("x-runner-token");
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
+
+/// Why a call came to nothing. Its text is a sentence for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Gitea does not know these credentials.
+    #[error("Gitea does not know this runner")]
+    Unregistered,
+    /// Gitea answered with an error.
+    #[error("Gitea refused: {0}")]
+    Refused(ConnectError),
+    /// No answer.
+    #[error(transparent)]
+    Unreachable(UpstreamError),
+    /// An answer that is not Gitea's, in a sentence that says what to do.
+    #[error("{0}")]
+    Garbage(String),
+}
+
+/// A runner was registered.
+pub struct RegisterAnswer {
+    /// Gitea's headers, without those that tell of the body's length and encoding.
+    pub headers: HeaderMap,
+    /// Gitea's message, not compressed, in the codec of the request. It holds the runner's token.
+    pub body: Bytes,
+    /// What the message says; id, uuid and token are there.
+    pub runner: Runner,
+}
+
+impl fmt::Debug for RegisterAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisterAnswer").field("runner", &self.runner).finish_non_exhaustive()
+    }
+}
+
+/// Why there are no credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterFailure {
+    /// Nothing reached Gitea.
+    #[error(transparent)]
+    NotSent(UpstreamError),
+    /// Gitea, or what is in front of it, said no: nothing was registered.
+    #[error("{refusal} ({error})")]
+    Refused {
+        /// What it means.
+        refusal: RegisterRefusal,
+        /// What was said.
+        error: ConnectError,
+    },
+    /// The runner may be registered or not; a sentence says why that is not known.
+    #[error("{0}")]
+    Unclear(String),
+}
+
+impl GiteaClient {
+    /// Asks whether Gitea answers, and sets [`is_up`](Self::is_up) by it.
+    pub async fn ping(&self) -> Result<(), CallError> {
+        let message = PingRequest { data: "runner-broker".into() };
+        let pong = self.call::<_, PingResponse>("ping.v1.PingService/Ping", &message, None).await;
+        if let Err(CallError::Unreachable(_)) = pong {
+            self.upstream.set_up(false);
+        }
+        pong.map(|_| ())
+    }
+
+    /// Tells Gitea a runner's version and labels, in place of those that it had, and learns from the
+    /// answer which row the credentials belong to.
+    pub async fn declare(
+        &self,
+        credentials: &Credentials,
+        version: &str,
+        labels: &[String],
+    ) -> Result<Runner, CallError> {
+        let message = DeclareRequest { version: version.into(), labels: labels.into() };
+        let answer: DeclareResponse =
+            self.call("runner.v1.RunnerService/Declare", &message, Some(credentials)).await?;
+        answer.runner.ok_or_else(|| {
+            CallError::Garbage("Gitea answered to Declare without naming the runner".into())
+        })
+    }
+
+    /// Ends a runner's task as cancelled, now.
+    pub async fn report_cancelled(
+        &self,
+        credentials: &Credentials,
+        task_id: i64,
+    ) -> Result<(), CallError> {
+        let state = TaskState {
+            id: task_id,
+            result: TaskResult::Cancelled.into(),
+            started_at: None,
+            stopped_at: Some(now()),
+        };
+        let message = UpdateTaskRequest { state: Some(state) };
+        self.call::<_, UpdateTaskResponse>(
+            "runner.v1.RunnerService/UpdateTask",
+            &message,
+            Some(credentials),
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// Registers a runner: once, on a connection of its own. `body` is a `RegisterRequest` in `codec`, not
+    /// compressed, with Gitea's registration token in it; `headers` are the runner's own, as far as they
+    /// are to be passed on.
+    pub async fn register(
+        &self,
+        codec: Codec,
+        body: Bytes,
+        mut headers: HeaderMap,
+    ) -> Result<RegisterAnswer, RegisterFailure> {
+        for name in [HOST, CONTENT_LENGTH, CONTENT_ENCODING] {
+            headers.remove(name);
+        }
+        headers.insert(CONTENT_TYPE, codec.header_value());
+        let deadline = Instant::now() + REGISTER_LIMIT;
+        let request = self.post("runner.v1.RunnerService/Register", headers, body);
+        let response = match self.upstream.send_fresh(request, REGISTER_LIMIT).await {
+            Ok(response) => response,
+            Err(error) if !error.sent => return Err(RegisterFailure::NotSent(error)),
+            Err(error) => return Err(RegisterFailure::Unclear(error.to_string())),
+        };
+        let status = response.status();
+        let answer = match Answer::read(response, deadline).await {
+            Ok(answer) => answer,
+            Err(sentence) if nothing_done(status) => return Err(refused_by_proxy(sentence)),
+            Err(sentence) => return Err(RegisterFailure::Unclear(sentence)),
+        };
+        registered(codec, answer)
+    }
+
+    async fn call<Q, A>(
+        &self,
+        method: &str,
+        message: &Q,
+        credentials: Option<&Credentials>,
+    ) -> Result<A, CallError>
+    where
+        Q: Message + Serialize,
+        A: Message + Default + DeserializeOwned,
+    {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, Codec::Proto.header_value());
+        headers.insert(PROTOCOL_VERSION, HeaderValue::from_static("1"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(USER_AGENT_HEADER, USER_AGENT);
+        if let Some(credentials) = credentials {
+            headers.insert(RUNNER_UUID, header_of(&credentials.uuid)?);
+            headers.insert(RUNNER_TOKEN, header_of(credentials.token.expose_secret())?);
+        }
+        let deadline = Instant::now() + CALL_LIMIT;
+        let body = connect::encode(Codec::Proto, message).into();
+        let request = self.post(method, headers, body);
+        let response =
+            self.upstream.send(request, CALL_LIMIT).await.map_err(CallError::Unreachable)?;
+        let answer = Answer::read(response, deadline).await.map_err(CallError::Garbage)?;
+        match ConnectError::parse(answer.status, &answer.body) {
+            Some(error) if credentials.is_some() && connect::is_unregistered(&error) => {
+                Err(CallError::Unregistered)
+            }
+            Some(error) => Err(CallError::Refused(error)),
+            None => {
+                decoded(Codec::Proto, &answer).ok_or_else(|| CallError::Garbage(answer.describe()))
+            }
+        }
+    }
+
+    fn post(&self, method: &str, headers: HeaderMap, body: Bytes) -> Request<OutBody> {
+        let mut request = Request::new(OutBody::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.upstream.rpc_uri(method);
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+fn registered(codec: Codec, answer: Answer) -> Result<RegisterAnswer, RegisterFailure> {
+    if let Some(error) = ConnectError::parse(answer.status, &answer.body) {
+        return Err(match RegisterRefusal::of(&error) {
+            Some(refusal) => RegisterFailure::Refused { refusal, error },
+            None => RegisterFailure::Unclear(format!("Gitea failed in the middle: {error}")),
+        });
+    }
+    if nothing_done(answer.status) {
+        return Err(refused_by_proxy(answer.describe()));
+    }
+    let runner = decoded(codec, &answer).and_then(|message: RegisterResponse| message.runner);
+    let complete =
+        |runner: &Runner| runner.id > 0 && !runner.uuid.is_empty() && !runner.token.is_empty();
+    match runner.filter(complete) {
+        Some(runner) => Ok(RegisterAnswer { headers: answer.headers, body: answer.body, runner }),
+        None => Err(RegisterFailure::Unclear(answer.describe())),
+    }
+}
+
+/// A redirect or a 4xx that is no error of the protocol comes from before Gitea's handler.
+fn nothing_done(status: hyper::StatusCode) -> bool {
+    status.is_redirection() || status.is_client_error()
+}
+
+fn refused_by_proxy(sentence: String) -> RegisterFailure {
+    let error = ConnectError::new(Code::Unavailable, sentence);
+    RegisterFailure::Refused { refusal: RegisterRefusal::Other, error }
+}
+
+fn decoded<M: Message + Default + DeserializeOwned>(codec: Codec, answer: &Answer) -> Option<M> {
+    let said = Codec::from_content_type(answer.headers.get(CONTENT_TYPE));
+    (answer.status.is_success() && said == Some(codec))
+        .then(|| connect::decode(codec, &answer.body).ok())
+        .flatten()
+}
+
+fn header_of(secret: &str) -> Result<HeaderValue, CallError> {
+    let mut value = HeaderValue::from_str(secret).map_err(|_| {
+        CallError::Garbage("the runner's credentials hold what no header can carry".into())
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or_default(),
+    }
+}

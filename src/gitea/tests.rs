@@ -1,0 +1,354 @@
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use secrecy::SecretString;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::broker::Credentials;
+use crate::config::Scope;
+use crate::connect::messages::{TaskResult, UpdateTaskRequest};
+use crate::connect::{self, Code, Codec};
+use crate::net::test_server::{Answer, TestServer, answer, gitea, recorded, recorded_request};
+
+/// The token of the API, and the token of the runner, that no error may show.
+const API_TOKEN: &str = "api-token-canary";
+const RUNNER_TOKEN: &str = "runner-token-canary";
+
+fn client(url: &str, api: Option<&str>) -> GiteaClient {
+    let tokens =
+        Tokens { registration: SecretString::from("unused"), api: api.map(SecretString::from) };
+    let upstream = Upstream::new(&gitea(url)).unwrap();
+    GiteaClient::new(upstream, Arc::new(ArcSwap::from_pointee(tokens)))
+}
+
+async fn served<F>(handler: F) -> (TestServer, GiteaClient)
+where
+    F: Fn(Request<Bytes>) -> Answer + Send + Sync + 'static,
+{
+    let server = TestServer::start(handler).await;
+    let client = client(&format!("http://{}/sub", server.address), Some(API_TOKEN));
+    (server, client)
+}
+
+fn credentials() -> Credentials {
+    Credentials { id: 5, uuid: "some-uuid".into(), token: SecretString::from(RUNNER_TOKEN) }
+}
+
+fn redirect() -> Answer {
+    let mut response = answer(302, "text/html", "<a>moved</a>").unwrap();
+    let location = HeaderValue::from_static("https://git.example/api?token=query-canary");
+    response.headers_mut().insert(hyper::header::LOCATION, location);
+    Some(response)
+}
+
+#[tokio::test]
+async fn ping_tells_whether_gitea_is_up() {
+    let (_server, client) = served(|request| {
+        assert_eq!(request.uri(), "/sub/api/actions/ping.v1.PingService/Ping");
+        recorded("ping")
+    })
+    .await;
+    assert!(!client.is_up());
+    client.ping().await.unwrap();
+    assert!(client.is_up());
+}
+
+#[tokio::test]
+async fn a_silent_gitea_is_down() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(&format!("http://{}", listener.local_addr().unwrap()), None);
+    client.upstream.set_up(true);
+    let server = async {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        tcp.read_u8().await.unwrap();
+        tokio::time::pause();
+        tcp
+    };
+    let (pong, _tcp) = tokio::join!(client.ping(), server);
+    assert!(matches!(pong, Err(CallError::Unreachable(_))));
+    assert!(!client.is_up());
+}
+
+#[tokio::test]
+async fn declare_shows_the_credentials_and_names_the_runner() {
+    let (_server, client) = served(|request| {
+        assert_eq!(request.uri(), "/sub/api/actions/runner.v1.RunnerService/Declare");
+        assert_eq!(request.headers()["x-runner-uuid"], "some-uuid");
+        assert_eq!(request.headers()["x-runner-token"], RUNNER_TOKEN);
+        assert_eq!(*request.body(), recorded_request("declare"));
+        recorded("declare")
+    })
+    .await;
+    let labels = ["host".to_owned(), "ubuntu-latest".to_owned()];
+    let runner = client.declare(&credentials(), "v0.3.0", &labels).await.unwrap();
+    assert_eq!((runner.id, runner.labels.as_slice()), (5, labels.as_slice()));
+}
+
+#[tokio::test]
+async fn both_ways_to_say_unregistered_are_known() {
+    let real = |_| answer(401, "application/json", r#"{"code":"unauthenticated"}"#);
+    for (_server, client) in
+        [served(|_| recorded("fetch-task-unregistered")).await, served(real).await]
+    {
+        let error = client.declare(&credentials(), "", &[]).await.unwrap_err();
+        assert!(matches!(error, CallError::Unregistered), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_gitea_did_not_write_is_garbage() {
+    let page = |_| answer(401, "text/html; charset=utf-8", "<html>log in</html>");
+    let empty = |_| answer(200, "application/proto", "");
+    let wrong = |_| answer(200, "application/proto", "<!doctype>");
+    let large = |_| answer(200, "application/proto", vec![0; BODY_LIMIT + 1]);
+    for ((_server, client), expected) in [
+        (served(|_| redirect()).await, "set gitea.url to the address that answers itself"),
+        (served(page).await, "a web page (401 Unauthorized)"),
+        (served(empty).await, "without naming the runner"),
+        (served(wrong).await, "not what Gitea answers"),
+        (served(large).await, "larger than"),
+    ] {
+        let error = client.declare(&credentials(), "", &[]).await.unwrap_err();
+        assert!(matches!(error, CallError::Garbage(_)), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_reported_cancelled() {
+    let (_server, client) = served(|request| {
+        let said: UpdateTaskRequest = connect::decode(Codec::Proto, request.body()).unwrap();
+        let state = said.state.unwrap();
+        assert_eq!((state.id, state.result()), (2, TaskResult::Cancelled));
+        assert!(state.stopped_at.unwrap().seconds > 1_700_000_000);
+        recorded("update-task-success")
+    })
+    .await;
+    client.report_cancelled(&credentials(), 2).await.unwrap();
+}
+
+async fn register(client: &GiteaClient, codec: Codec) -> Result<RegisterAnswer, RegisterFailure> {
+    let body = recorded_request(match codec {
+        Codec::Proto => "register",
+        Codec::Json => "register-json",
+    });
+    let mut headers = HeaderMap::new();
+    headers.insert("x-kept", HeaderValue::from_static("yes"));
+    headers.insert("content-length", HeaderValue::from_static("1"));
+    headers.insert("content-encoding", HeaderValue::from_static("gzip"));
+    client.register(codec, body, headers).await
+}
+
+#[tokio::test]
+async fn register_answers_in_the_codec_of_the_request() {
+    for (codec, name, id) in [(Codec::Proto, "register", 5), (Codec::Json, "register-json", 6)] {
+        let (_server, client) = served(move |request| {
+            assert_eq!(request.uri(), "/sub/api/actions/runner.v1.RunnerService/Register");
+            assert_eq!(request.headers()["x-kept"], "yes");
+            assert_eq!(request.headers()["content-type"], codec.content_type());
+            assert!(!request.headers().contains_key("content-encoding"));
+            assert_eq!(*request.body(), recorded_request(name));
+            recorded(name)
+        })
+        .await;
+        let answer = register(&client, codec).await.unwrap();
+        assert_eq!(answer.runner.id, id);
+        assert!(!format!("{answer:?}").contains(&answer.runner.token));
+        assert!(answer.headers.contains_key("accept-encoding"));
+        assert!(!answer.headers.contains_key("content-length"));
+    }
+}
+
+#[tokio::test]
+async fn register_decompresses_the_answer() {
+    let (_server, client) = served(|_| {
+        let (mut head, body) = recorded("register").unwrap().into_parts();
+        let plain = http_body_util::BodyExt::collect(body);
+        let plain = futures_util::FutureExt::now_or_never(plain).unwrap().unwrap().to_bytes();
+        head.headers.insert("content-encoding", HeaderValue::from_static("gzip"));
+        head.headers.remove("content-length");
+        Some(hyper::Response::from_parts(head, Bytes::from(connect::gzip(&plain)).into()))
+    })
+    .await;
+    let answer = register(&client, Codec::Proto).await.unwrap();
+    let said: connect::messages::RegisterResponse =
+        connect::decode(Codec::Proto, &answer.body).unwrap();
+    assert_eq!(said.runner.unwrap(), answer.runner);
+    assert!(!answer.headers.contains_key("content-encoding"));
+}
+
+#[tokio::test]
+async fn recorded_refusals_are_definite() {
+    for (name, expected) in [
+        ("register-token-not-found", RegisterRefusal::TokenNotFound),
+        ("register-token-invalidated", RegisterRefusal::TokenInvalidated),
+        ("register-name-missing", RegisterRefusal::MissingFields),
+        ("register-body-garbage", RegisterRefusal::Other),
+        ("register-encoding-unknown", RegisterRefusal::Other),
+        ("register-content-type-unknown", RegisterRefusal::Other),
+        ("register-get", RegisterRefusal::Other),
+    ] {
+        let (_server, client) = served(move |_| recorded(name)).await;
+        match register(&client, Codec::Proto).await {
+            Err(RegisterFailure::Refused { refusal, .. }) => {
+                assert_eq!(refusal, expected, "{name}")
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redirected_register_is_refused_with_a_remedy() {
+    let (_server, client) = served(|_| redirect()).await;
+    match register(&client, Codec::Proto).await {
+        Err(RegisterFailure::Refused { refusal: RegisterRefusal::Other, error }) => {
+            assert_eq!(error.code, Code::Unavailable);
+            assert!(error.message.contains(r#""https://git.example/api""#), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn unclear_outcomes_are_told_apart_from_refusals() {
+    let failed = r#"{"code":"unknown","message":"can't update runner token status"}"#;
+    let no_token = r#"{"runner":{"id":"6","uuid":"some-uuid"}}"#;
+    for (_server, client) in [
+        served(move |_| answer(500, "application/json", failed)).await,
+        served(|_| answer(502, "text/html", "<html>bad gateway</html>")).await,
+        served(|_| answer(200, "text/html", "<html>welcome</html>")).await,
+        served(|_| answer(200, "application/json", "{")).await,
+        served(|_| recorded("register")).await,
+        served(move |_| answer(200, "application/json", no_token)).await,
+        served(|_| None).await,
+    ] {
+        match register(&client, Codec::Json).await {
+            Err(RegisterFailure::Unclear(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_register_that_no_one_took_was_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(&format!("http://{}", listener.local_addr().unwrap()), None);
+    drop(listener);
+    match register(&client, Codec::Proto).await {
+        Err(RegisterFailure::NotSent(_)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_register_with_no_answer_in_time_is_unclear() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(&format!("http://{}", listener.local_addr().unwrap()), None);
+    let server = async {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        tcp.read_u8().await.unwrap();
+        tokio::time::pause();
+        tcp
+    };
+    let begun = tokio::time::Instant::now();
+    let (answer, _tcp) = tokio::join!(register(&client, Codec::Proto), server);
+    assert!(matches!(answer, Err(RegisterFailure::Unclear(_))), "{answer:?}");
+    assert!(begun.elapsed() < REGISTER_LIMIT + Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn rest_answers_are_read_as_recorded() {
+    let (_server, client) = served(|request| {
+        assert_eq!(request.headers()["authorization"], format!("token {API_TOKEN}"));
+        let path = request.uri().path().strip_prefix("/sub/api/v1/admin/actions/runners").unwrap();
+        recorded(match (request.method(), path) {
+            (&Method::DELETE, "/5") => "rest-runner-delete",
+            (&Method::GET, "/5") => "rest-runner-get-busy",
+            (_, "/9") => "rest-runner-delete-again",
+            (&Method::GET, "") => "rest-runners-list",
+            other => panic!("{other:?}"),
+        })
+    })
+    .await;
+    let scope = Scope::Instance;
+    assert_eq!(client.delete_runner(&scope, 5).await.unwrap(), DeleteAnswer::Deleted);
+    assert_eq!(client.delete_runner(&scope, 9).await.unwrap(), DeleteAnswer::NotFound);
+    let runner = client.get_runner(&scope, 5).await.unwrap().unwrap();
+    assert!(runner.busy);
+    assert_eq!(runner.labels, ["host", "ubuntu-latest"]);
+    assert_eq!(client.get_runner(&scope, 9).await.unwrap(), None);
+    let page = client.list_page(&scope, 1).await.unwrap();
+    assert_eq!((page.runners.len(), page.total_count), (5, 5));
+    assert_eq!(client.find_by_label(&scope, "host").await.unwrap(), Search::Found(vec![5, 7, 6]));
+    let absent = client.find_by_label(&scope, "rb-intent-1").await.unwrap();
+    assert_eq!(absent, Search::Absent { steady: true });
+    client.probe(&scope).await.unwrap();
+}
+
+#[tokio::test]
+async fn rest_refusals_say_what_to_set() {
+    let org = Scope::Org("acme".into());
+    let no_token = client("http://127.0.0.1:1", None);
+    let said = no_token.probe(&org).await.unwrap_err().to_string();
+    assert!(said.contains("set gitea.api_token_file") && said.contains("write:organization"));
+
+    let missing = |_| answer(404, "text/plain", "404 page not found");
+    let (_server, old) = served(missing).await;
+    let error = old.delete_runner(&org, 5).await.unwrap_err();
+    assert!(matches!(error, RestError::Unexpected(StatusCode::NOT_FOUND, _)), "{error}");
+
+    for ((_server, client), expected) in [
+        (served(|_| recorded("rest-token-bad")).await, "does not accept the API token"),
+        (served(|_| recorded("rest-token-lacks-scope")).await, "required=[write:organization]"),
+        (served(|_| recorded("rest-runner-delete-again")).await, "check gitea.scope"),
+        (served(|_| redirect()).await, "set gitea.url"),
+        (served(|_| answer(500, "text/html", "<html>")).await, "a web page (500"),
+        (served(|_| answer(200, "application/json", "[]")).await, "not what Gitea answers"),
+    ] {
+        let error = client.probe(&org).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+    }
+}
+
+/// Answers page after page what the test says: ids and the total. A runner of id 100 has the label.
+async fn paged(pages: &'static [(&'static [i64], usize)]) -> Search {
+    let asked = Mutex::new(0);
+    let (_server, client) = served(move |request| {
+        let mut asked = asked.lock().unwrap();
+        let (ids, total) = pages[*asked];
+        *asked += 1;
+        assert_eq!(request.uri().query(), Some(format!("page={asked}&limit=50").as_str()));
+        let runners: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let label = if *id == 100 { "wanted" } else { "host" };
+                serde_json::json!({"id": id, "labels": [{"name": label}]})
+            })
+            .collect();
+        let page = serde_json::json!({"runners": runners, "total_count": total});
+        answer(200, "application/json", page.to_string())
+    })
+    .await;
+    client.find_by_label(&Scope::Instance, "wanted").await.unwrap()
+}
+
+#[tokio::test]
+async fn only_a_list_that_stood_still_proves_absence() {
+    let steady = Search::Absent { steady: true };
+    let moved = Search::Absent { steady: false };
+    assert_eq!(paged(&[(&[], 0)]).await, steady);
+    assert_eq!(paged(&[(&[1, 2], 3), (&[3], 3)]).await, steady);
+    // One was deleted and another added: the second page repeats a runner and hides one.
+    assert_eq!(paged(&[(&[1, 2], 3), (&[2], 3)]).await, moved);
+    assert_eq!(paged(&[(&[1, 2], 4), (&[3], 3)]).await, moved);
+    assert_eq!(paged(&[(&[1, 2], 4), (&[3], 4), (&[], 4)]).await, moved);
+    assert_eq!(paged(&[(&[100, 1], 3), (&[100], 3)]).await, Search::Found(vec![100]));
+    assert_eq!(paged(&[(&[1, 2], 3), (&[100], 3)]).await, Search::Found(vec![100]));
+}

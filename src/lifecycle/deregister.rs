@@ -1,0 +1,287 @@
+//! A deregistration, step by step: prove whose id it is, delete it in Gitea, end the record, remove the
+//! file. What fails on the way is tried again in the background and at the next start.
+
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use super::Lifecycle;
+use super::roster::Live;
+use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_delete};
+use crate::broker::{Credentials, Intent, Presence, Reason, RecordState};
+use crate::gitea::{CallError, DeleteAnswer, RestError, token_scope};
+use crate::store::StoreError;
+use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
+
+/// What happens to a runner with a task in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// It is left.
+    LeaveBusy,
+    /// Its task is reported as cancelled first: one that is just deleted strands its task.
+    CancelTask,
+}
+
+/// Why a runner is still registered.
+#[derive(Debug, thiserror::Error)]
+pub enum DeregisterError {
+    /// Nothing to delete it with.
+    #[error(
+        "the broker has no Gitea API token, so it cannot delete the runner in Gitea: set \
+         gitea.api_token_file (GITEA_API_TOKEN_FILE) to a token with scope {0}, or delete the runner \
+         on Gitea's page"
+    )]
+    NoApiToken(&'static str),
+    /// Deleting it would strand its task.
+    #[error("the runner has task {0} in hand: wait for its end, or have the task cancelled")]
+    Busy(i64),
+    /// Gitea said no, or something else than expected.
+    #[error("{0}")]
+    Refused(String),
+    /// Gitea cannot be asked at the moment; the broker tries again by itself.
+    #[error("Gitea cannot be asked at the moment ({0}); the broker tries again by itself")]
+    Unreachable(String),
+    /// The record cannot be changed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+impl DeregisterError {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::NoApiToken(_) => Outcome::NoApiToken,
+            Self::Busy(_) => Outcome::Busy,
+            Self::Refused(_) | Self::Store(_) => Outcome::Refused,
+            Self::Unreachable(_) => Outcome::Unreachable,
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Deregisters a runner. It runs to its end even where the caller goes away. A runner that is gone
+    /// already is a success.
+    ///
+    /// # Errors
+    /// Why the runner is still registered.
+    pub async fn deregister(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        reason: Reason,
+        force: Force,
+    ) -> Result<(), DeregisterError> {
+        let this = Arc::clone(self);
+        let live = Arc::clone(live);
+        let task = self.running.spawn(async move {
+            let _fate = live.fate.lock().await;
+            if matches!(live.state(), RecordState::Ended(_)) {
+                return Ok(());
+            }
+            let result = this.delete(&live, reason, force).await;
+            let record = live.record();
+            match &result {
+                Ok(outcome) => {
+                    this.metrics.deregistration(reason, *outcome);
+                    info!(
+                        runner = record.name,
+                        id = record.upstream.id,
+                        reason = reason.as_str(),
+                        outcome = outcome.as_str(),
+                        "runner deregistered"
+                    );
+                }
+                Err(error) => {
+                    this.metrics.deregistration(reason, error.outcome());
+                    warn!(
+                        runner = record.name,
+                        id = record.upstream.id,
+                        reason = reason.as_str(),
+                        %error,
+                        "runner is still registered"
+                    );
+                }
+            }
+            result.map(drop)
+        });
+        match task.await {
+            Ok(result) => result,
+            Err(error) => Err(DeregisterError::Refused(format!("the attempt broke off: {error}"))),
+        }
+    }
+
+    async fn delete(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        reason: Reason,
+        force: Force,
+    ) -> Result<Outcome, DeregisterError> {
+        if self.gitea.tokens().api.is_none() {
+            return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
+        }
+        if live.presence() == Presence::Busy {
+            let tasks = live.tasks();
+            match (force, tasks.first()) {
+                (Force::LeaveBusy, Some(&task)) => return Err(DeregisterError::Busy(task)),
+                _ => self.cancel(live, &tasks).await?,
+            }
+        }
+        let state = RecordState::Deregistering(reason);
+        self.store.set_state(live.record_id, state).await?;
+        live.set_state(state);
+        self.desk.forget(live.record_id);
+
+        let deleted = match self.delete_in_gitea(live).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // A shutdown leaves it to the next start; otherwise it is tried again soon.
+                if !self.is_draining() {
+                    self.wake.notify_one();
+                }
+                return Err(error);
+            }
+        };
+        let state = RecordState::Ended(reason);
+        self.store.set_state(live.record_id, state).await?;
+        live.set_state(state);
+        self.roster.remove(live);
+        self.remove_file(live).await;
+        Ok(deleted)
+    }
+
+    async fn cancel(&self, live: &Live, tasks: &[i64]) -> Result<(), DeregisterError> {
+        for &task in tasks {
+            match self.gitea.report_cancelled(&live.upstream, task).await {
+                Ok(()) => {
+                    live.note(|activity| activity.done_with(task));
+                    info!(id = live.upstream.id, task, "task reported as cancelled");
+                }
+                Err(CallError::Unregistered) => return Ok(()),
+                Err(error) => return Err(call_failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Rule: before a runner is deleted, its own credentials name the same id.
+    async fn delete_in_gitea(&self, live: &Live) -> Result<Outcome, DeregisterError> {
+        let id = live.upstream.id;
+        match before_delete(self.prove(live).await?, id) {
+            Step::Delete => {}
+            Step::Gone => return Ok(Outcome::AlreadyGone),
+            Step::OtherId(other) => {
+                return Err(DeregisterError::Refused(format!(
+                    "Gitea now knows this runner by id {other}, the record says {id}: was Gitea \
+                     restored from a backup? Nothing was deleted; delete the runner on Gitea's page"
+                )));
+            }
+            Step::NotPermitted => return Err(self.not_permitted(live)),
+        }
+        let deletion = match self.gitea.delete_runner(&live.scope, id).await {
+            Ok(DeleteAnswer::Deleted) => Deletion::Deleted,
+            Ok(DeleteAnswer::NotFound) => Deletion::NotFound,
+            Err(error) => return Err(rest_failed(error)),
+        };
+        let again = match deletion {
+            Deletion::Deleted => None,
+            Deletion::NotFound => Some(self.prove(live).await?),
+        };
+        match after_delete(deletion, again) {
+            Step::Gone if deletion == Deletion::Deleted => Ok(Outcome::Deleted),
+            Step::Gone => Ok(Outcome::AlreadyGone),
+            _ => Err(self.not_permitted(live)),
+        }
+    }
+
+    fn not_permitted(&self, live: &Live) -> DeregisterError {
+        DeregisterError::Refused(format!(
+            "Gitea hides runner {} from the broker's API token, although the runner is there: give \
+             the token the scope {} and an owner who administers {}",
+            live.upstream.id,
+            token_scope(&live.scope),
+            live.scope
+        ))
+    }
+
+    async fn prove(&self, live: &Live) -> Result<Proof, DeregisterError> {
+        // Declare replaces the labels, so the runner's own last ones go along.
+        let record = live.record();
+        match self.gitea.declare(&live.upstream, &record.version, &record.labels).await {
+            Ok(runner) => Ok(Proof::Id(runner.id)),
+            Err(CallError::Unregistered) => Ok(Proof::Unregistered),
+            Err(error) => Err(call_failed(error)),
+        }
+    }
+
+    /// Gitea registered a runner that cannot be kept: it is deleted again, or left to be settled by its
+    /// intent, which is still in the store.
+    pub(super) async fn roll_back(&self, intent: Intent, credentials: &Credentials) {
+        match self.gitea.delete_runner(&intent.scope, credentials.id).await {
+            Ok(DeleteAnswer::Deleted) => {
+                self.metrics.deregistration(Reason::Rollback, Outcome::Deleted);
+                if let Err(error) = self.store.drop_intent(&intent.nonce).await {
+                    error!(%error, "the store did not let go of a registration that was undone");
+                    self.add_unsettled(intent, std::time::Instant::now());
+                }
+            }
+            answer => {
+                self.metrics.deregistration(Reason::Rollback, Outcome::Unreachable);
+                warn!(
+                    runner = intent.key.name,
+                    id = credentials.id,
+                    label = intent.label(),
+                    answer = %match answer {
+                        Err(error) => error.to_string(),
+                        Ok(_) => "not found".to_owned(),
+                    },
+                    "the registration could not be undone yet"
+                );
+                self.add_unsettled(intent, std::time::Instant::now());
+            }
+        }
+    }
+
+    /// What the settings say of busy runners at shutdown.
+    #[must_use]
+    pub fn force_at_shutdown(&self) -> Force {
+        match self.settings.load().shutdown.busy {
+            crate::config::Busy::Leave => Force::LeaveBusy,
+            crate::config::Busy::Cancel => Force::CancelTask,
+        }
+    }
+
+    /// Runners whose deregistration was begun and is not done.
+    pub(super) fn to_be_deregistered(&self) -> Vec<(Arc<Live>, Reason)> {
+        self.roster
+            .all()
+            .into_iter()
+            .filter_map(|live| match live.state() {
+                RecordState::Deregistering(reason) => Some((live, reason)),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn call_failed(error: CallError) -> DeregisterError {
+    match error {
+        CallError::Unreachable(error) => DeregisterError::Unreachable(error.to_string()),
+        CallError::Unregistered => {
+            DeregisterError::Refused("Gitea does not know the runner".into())
+        }
+        CallError::Refused(error) => DeregisterError::Unreachable(format!(
+            "Gitea answered {}: {}",
+            error.code.as_str(),
+            error.message
+        )),
+        CallError::Garbage(text) => DeregisterError::Unreachable(text),
+    }
+}
+
+fn rest_failed(error: RestError) -> DeregisterError {
+    match error {
+        RestError::Unreachable(error) => DeregisterError::Unreachable(error.to_string()),
+        RestError::Unexpected(..) => DeregisterError::Unreachable(error.to_string()),
+        RestError::NoToken { .. }
+        | RestError::Unauthorized { .. }
+        | RestError::Forbidden { .. } => DeregisterError::Refused(error.to_string()),
+    }
+}

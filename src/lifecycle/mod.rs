@@ -1,0 +1,163 @@
+//! Carries out what [`broker`](crate::broker) decides: registrations, deregistrations, and what is left
+//! of them after a crash or a lost answer.
+
+mod deregister;
+mod desk;
+mod register;
+mod roster;
+mod runner_file;
+mod settle;
+mod upkeep;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::task::TaskTracker;
+
+pub use deregister::{DeregisterError, Force};
+pub use desk::{Answer, Delivery};
+pub use register::Registration;
+pub use roster::{Live, Roster};
+
+use crate::broker::claims::CLAIM_TIMEOUT;
+use crate::config::Settings;
+use crate::gitea::GiteaClient;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+use desk::Desk;
+use settle::Unsettled;
+
+/// Registrations that Gitea is asked for at a time; the others wait their turn.
+const PARALLEL_REGISTRATIONS: usize = 16;
+
+/// How long things take that no setting names.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// After this, a registration of which Gitea's list shows nothing did not happen: Gitea has long
+    /// given up whatever it was doing.
+    pub absence_proves: Duration,
+    /// The first wait before something unsettled is tried again; it doubles up to five minutes.
+    pub retry: Duration,
+    /// How often what the traffic tells is written to the store.
+    pub flush: Duration,
+    /// How often Gitea and the API token are tried.
+    pub probe: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            absence_proves: Duration::from_secs(120),
+            retry: Duration::from_secs(1),
+            flush: Duration::from_secs(2),
+            probe: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The runners of one Gitea: their records, and all that happens to them.
+pub struct Lifecycle {
+    /// The settings in force.
+    pub settings: ArcSwap<Settings>,
+    /// The records on disk.
+    pub store: Store,
+    /// The Gitea behind the broker.
+    pub gitea: GiteaClient,
+    /// The live runners.
+    pub roster: Roster,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    timing: Timing,
+    desk: Arc<Desk>,
+    slots: Semaphore,
+    running: TaskTracker,
+    unsettled: Mutex<Vec<Unsettled>>,
+    /// Something is to be settled.
+    wake: Notify,
+    /// A runner left, or its task ended.
+    moved: Notify,
+    draining: AtomicBool,
+}
+
+impl Lifecycle {
+    /// Reads the records of the store, and takes up what an earlier process left.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub async fn load(
+        settings: Arc<Settings>,
+        store: Store,
+        gitea: GiteaClient,
+        metrics: Arc<Metrics>,
+        timing: Timing,
+    ) -> Result<Arc<Self>, StoreError> {
+        let lifecycle = Self {
+            settings: ArcSwap::new(settings),
+            store,
+            gitea,
+            roster: Roster::default(),
+            metrics,
+            timing,
+            desk: Arc::default(),
+            slots: Semaphore::new(PARALLEL_REGISTRATIONS),
+            running: TaskTracker::new(),
+            unsettled: Mutex::default(),
+            wake: Notify::new(),
+            moved: Notify::new(),
+            draining: AtomicBool::new(false),
+        };
+        for record in lifecycle.store.runners().await? {
+            lifecycle.roster.insert(record);
+        }
+        let now = Instant::now();
+        for claim in lifecycle.store.answers(SystemTime::now() - CLAIM_TIMEOUT).await? {
+            let age = claim.registered_at.elapsed().unwrap_or_default();
+            if let Some(registered) = now.checked_sub(age) {
+                lifecycle.desk.keep(claim.key, claim.record_id, registered);
+            }
+        }
+        for stored in lifecycle.store.intents().await? {
+            lifecycle.add_unsettled(stored.intent, now);
+        }
+        lifecycle.write_missing_files().await;
+        Ok(Arc::new(lifecycle))
+    }
+
+    /// From now on no runner is registered and none gets a task.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the broker is about to end.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A runner made a call.
+    pub fn heard_from(&self, live: &Live) {
+        if live.called(Instant::now(), !self.is_draining()) {
+            self.desk.forget(live.record_id);
+        }
+    }
+
+    /// A runner left, or its task ended: whoever waits for that looks again.
+    pub fn has_moved(&self) {
+        self.moved.notify_waiters();
+    }
+
+    /// Ends the next time that a runner leaves or ends a task, counted from this call.
+    pub fn next_move(&self) -> Notified<'_> {
+        self.moved.notified()
+    }
+
+    /// Waits until no registration and no deregistration runs.
+    pub async fn settle_running(&self) {
+        self.running.close();
+        self.running.wait().await;
+    }
+}

@@ -1,0 +1,291 @@
+//! A registration, step by step: what is known is written first, Gitea is asked once, and what it
+//! answered is on disk before the runner has it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use hyper::HeaderMap;
+use secrecy::ExposeSecret;
+use tracing::{error, info, warn};
+
+use super::Lifecycle;
+use super::desk::{Answer, Delivery, Entry, Landed};
+use crate::broker::{Credentials, Intent, Key, RecordId};
+use crate::config::Scope;
+use crate::connect::{Code, ConnectError, splice};
+use crate::fault;
+use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal};
+use crate::store::NewRunner;
+use crate::telemetry::metrics::RegistrationOutcome as Outcome;
+
+/// A Register that was admitted.
+pub struct Registration {
+    /// Who asks.
+    pub key: Key,
+    /// The runner's own version.
+    pub version: String,
+    /// The message as it came, decompressed.
+    pub body: Bytes,
+    /// The headers that Gitea gets along.
+    pub headers: HeaderMap,
+    /// The address at which the runner dialled the broker, where it told one.
+    pub dialled: Option<String>,
+}
+
+impl Lifecycle {
+    /// Registers a runner, or finds the result that it lost. The registration runs to its end even
+    /// where the caller goes away.
+    ///
+    /// # Errors
+    /// In words for the one who set the runner up.
+    pub async fn register(
+        self: &Arc<Self>,
+        registration: Registration,
+    ) -> Result<(Answer, Delivery), ConnectError> {
+        let waiter = match self.desk.enter(&registration.key) {
+            Entry::Repeat(record_id, registered) => {
+                let repeated = self.repeat(record_id, &registration.key, registered).await;
+                if let Some(repeated) = repeated {
+                    return Ok(repeated);
+                }
+                // The record is gone or cannot be read: the runner gets a new one.
+                return Box::pin(self.register(registration)).await;
+            }
+            Entry::Wait(waiter) => waiter,
+            Entry::Full => {
+                return Err(ConnectError::new(
+                    Code::ResourceExhausted,
+                    "too many runners register at this moment; try again in a few seconds",
+                ));
+            }
+            Entry::New(waiter, landing) => {
+                let this = Arc::clone(self);
+                self.running.spawn(async move {
+                    let begun = Instant::now();
+                    let scope = this.settings.load().gitea.scope.clone();
+                    let result = this.run(&scope, registration).await;
+                    let outcome = match &result {
+                        Ok(_) => Outcome::Registered,
+                        Err((outcome, _)) => *outcome,
+                    };
+                    this.metrics.registration(&scope.to_string(), outcome, begun.elapsed());
+                    landing.with(result.map_err(|(_, error)| error));
+                });
+                waiter
+            }
+        };
+        waiter.result().await
+    }
+
+    /// The kept answer of a runner that asks again.
+    async fn repeat(
+        &self,
+        record_id: RecordId,
+        key: &Key,
+        registered: Instant,
+    ) -> Option<(Answer, Delivery)> {
+        let live = self.roster.get(record_id)?;
+        let body = self.store.answer(record_id).await.ok()??;
+        info!(runner = key.name, id = live.upstream.id, "runner asked again: same identity");
+        let scope = live.scope.to_string();
+        self.metrics.registration(&scope, Outcome::Repeated, Duration::ZERO);
+        let answer = Answer { headers: HeaderMap::new(), body };
+        let delivery = Delivery::new(Arc::clone(&self.desk), key.clone(), live, registered);
+        Some((answer, delivery))
+    }
+
+    async fn run(
+        self: &Arc<Self>,
+        scope: &Scope,
+        registration: Registration,
+    ) -> Result<Landed, (Outcome, ConnectError)> {
+        let Registration { key, version, body, headers, dialled } = registration;
+        // Never closed, so this only waits; what is ahead of it has a bound for each step.
+        let _slot = self.slots.acquire().await;
+
+        let intent = Intent {
+            nonce: nonce(),
+            scope: scope.clone(),
+            key,
+            version,
+            created_at: SystemTime::now(),
+        };
+        let token = self.gitea.tokens().registration.clone();
+        let spliced = splice::register_request(
+            intent.key.codec,
+            &body,
+            token.expose_secret(),
+            &intent.label(),
+        )
+        .map_err(|error| (Outcome::Rejected, error))?;
+
+        fault::point("register-begun");
+        if let Err(error) = self.store.insert_intent(intent.clone()).await {
+            self.metrics.store_writable.set(0);
+            error!(%error, runner = intent.key.name, "registration refused: the store takes no writes");
+            return Err((Outcome::Failed, store_failed()));
+        }
+        fault::point("intent-stored");
+
+        let answer = self.gitea.register(intent.key.codec, spliced.into(), headers).await;
+        fault::point("gitea-answered");
+        match answer {
+            Ok(answer) => self.keep(intent, answer, dialled).await,
+            Err(failure) => Err(self.failed(intent, failure).await),
+        }
+    }
+
+    /// Gitea has registered the runner: record, file, answer.
+    async fn keep(
+        self: &Arc<Self>,
+        intent: Intent,
+        answer: RegisterAnswer,
+        dialled: Option<String>,
+    ) -> Result<Landed, (Outcome, ConnectError)> {
+        let registered = Instant::now();
+        let RegisterAnswer { headers, body, runner } = answer;
+        let label = intent.label();
+        // An answer that was understood once is understood twice.
+        let body = match splice::without_label(intent.key.codec, &body, &label) {
+            Ok(body) => Bytes::from(body),
+            Err(_) => body,
+        };
+        let credentials =
+            Credentials { id: runner.id, uuid: runner.uuid, token: runner.token.into() };
+        let new = NewRunner {
+            intent: intent.clone(),
+            credentials: credentials.clone(),
+            name: runner.name,
+            labels: intent.key.labels.clone(),
+            version: intent.version.clone(),
+            answer: body.clone(),
+            registered_at: SystemTime::now(),
+            dialled,
+        };
+        let record = match self.store.complete(new).await {
+            Ok(record) => record,
+            Err(error) => {
+                self.metrics.store_writable.set(0);
+                error!(%error, runner = intent.key.name, "the store took no record: undoing the registration");
+                self.roll_back(intent, &credentials).await;
+                return Err((Outcome::Failed, store_failed()));
+            }
+        };
+        fault::point("credentials-stored");
+        let live = self.roster.insert(record);
+        self.write_file(&live).await;
+        fault::point("file-written");
+        info!(
+            runner = intent.key.name,
+            id = credentials.id,
+            scope = %intent.scope,
+            peer = %intent.key.peer,
+            labels = intent.key.labels.join(","),
+            ephemeral = intent.key.ephemeral,
+            "runner registered"
+        );
+        Ok(Landed { answer: Answer { headers, body }, live, registered })
+    }
+
+    async fn failed(&self, intent: Intent, failure: RegisterFailure) -> (Outcome, ConnectError) {
+        let name = intent.key.name.clone();
+        match failure {
+            RegisterFailure::NotSent(failure) => {
+                self.metrics.upstream_error(failure.kind);
+                warn!(runner = name, reason = %failure, "registration failed: Gitea cannot be reached");
+                self.drop_intent(&intent).await;
+                let text = format!(
+                    "Gitea cannot be reached by the broker at the moment ({failure}); \
+                     the runner was not registered: try again"
+                );
+                (Outcome::Unreachable, ConnectError::new(Code::Unavailable, text))
+            }
+            RegisterFailure::Refused { refusal, error } => {
+                self.drop_intent(&intent).await;
+                (Outcome::Refused, self.refused(&intent, refusal, &error))
+            }
+            RegisterFailure::Unclear(reason) => {
+                warn!(
+                    runner = name,
+                    reason,
+                    label = intent.label(),
+                    "registration unclear: Gitea may have acted; it is settled by this label"
+                );
+                if let Err(error) = self.store.mark_unclear(&intent.nonce, reason.clone()).await {
+                    // The intent is there all the same, and is settled as what it is.
+                    error!(%error, "the store did not take the reason");
+                }
+                self.add_unsettled(intent, Instant::now());
+                let text = format!(
+                    "Gitea was asked and its answer was lost ({reason}); the broker \
+                     settles what came of it: try again"
+                );
+                (Outcome::Unclear, ConnectError::new(Code::Unavailable, text))
+            }
+        }
+    }
+
+    fn refused(
+        &self,
+        intent: &Intent,
+        refusal: RegisterRefusal,
+        error: &ConnectError,
+    ) -> ConnectError {
+        let name = &intent.key.name;
+        let scope = &intent.scope;
+        match refusal {
+            RegisterRefusal::TokenNotFound
+            | RegisterRefusal::TokenInvalidated
+            | RegisterRefusal::OwnerGone => {
+                error!(
+                    runner = name,
+                    %scope,
+                    answer = error.message,
+                    "Gitea refuses the broker's registration token: put the scope's latest one into \
+                     gitea.registration_token_file (GITEA_RUNNER_REGISTRATION_TOKEN_FILE) and send SIGHUP"
+                );
+                ConnectError::new(
+                    Code::FailedPrecondition,
+                    format!(
+                        "Gitea refused the broker's registration token for scope {scope} ({}); the \
+                         broker's admin must set the latest one; the runner's own token is fine",
+                        error.message
+                    ),
+                )
+            }
+            RegisterRefusal::MissingFields | RegisterRefusal::Other => {
+                warn!(
+                    runner = name,
+                    code = error.code.as_str(),
+                    answer = error.message,
+                    "Gitea refused the registration"
+                );
+                ConnectError::new(error.code, format!("Gitea refused: {}", error.message))
+            }
+        }
+    }
+
+    async fn drop_intent(&self, intent: &Intent) {
+        if let Err(error) = self.store.drop_intent(&intent.nonce).await {
+            // It is settled like any other: Gitea shows no runner with its label.
+            error!(%error, "the store did not let go of a registration that did not happen");
+            self.add_unsettled(intent.clone(), Instant::now());
+        }
+    }
+}
+
+fn store_failed() -> ConnectError {
+    ConnectError::new(
+        Code::Unavailable,
+        "the broker cannot write its records, so it registers nobody; its log tells why",
+    )
+}
+
+/// 128 random bits: nobody else's label is like it.
+fn nonce() -> String {
+    let mut bytes = [0_u8; 16];
+    rand::fill(&mut bytes).expect("the system gives random bytes");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

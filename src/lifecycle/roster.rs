@@ -1,0 +1,239 @@
+//! The live runners, in memory: who they are and what they do. What it learns from the traffic is
+//! written to the store in batches, so that no passed-through request waits for a disk.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Instant, SystemTime};
+
+use crate::broker::{Activity, Credentials, Presence, Reason, Record, RecordId, RecordState};
+use crate::config::Scope;
+use crate::store::Touch;
+
+/// One live runner. What never changes is read without a lock.
+pub struct Live {
+    /// The broker's own number of it.
+    pub record_id: RecordId,
+    /// Where it serves.
+    pub scope: Scope,
+    /// What it shows.
+    pub presented: Credentials,
+    /// What Gitea knows.
+    pub upstream: Credentials,
+    /// Held by whoever changes its fate, so that only one does at a time.
+    pub fate: tokio::sync::Mutex<()>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    record: Record,
+    activity: Activity,
+    /// Something that the store does not have yet.
+    touched: bool,
+    /// The store still has the state from before the runner came back.
+    state_touched: bool,
+}
+
+impl Live {
+    fn new(record: Record, now: Instant) -> Self {
+        Self {
+            record_id: record.record_id,
+            scope: record.scope.clone(),
+            presented: record.presented.clone(),
+            upstream: record.upstream.clone(),
+            fate: tokio::sync::Mutex::new(()),
+            inner: Mutex::new(Inner {
+                activity: Activity::new(now, record.spoke, &record.tasks),
+                record,
+                touched: false,
+                state_touched: false,
+            }),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Every change is a single assignment, so a poisoned record is still whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The runner made a call. Returns whether it was its first. `stays`: one that was to be deregistered
+    /// because the broker ended is alive, so it is kept.
+    pub fn called(&self, now: Instant, stays: bool) -> bool {
+        let mut inner = self.inner();
+        inner.touched = true;
+        let first = inner.activity.called(now);
+        if first {
+            inner.record.spoke = true;
+            inner.record.delivered = true;
+        }
+        if stays && inner.record.state == RecordState::Deregistering(Reason::Shutdown) {
+            inner.record.state = RecordState::Active;
+            inner.state_touched = true;
+        }
+        first
+    }
+
+    /// Changes what is known of its traffic.
+    pub fn note(&self, change: impl FnOnce(&mut Activity)) {
+        let mut inner = self.inner();
+        inner.touched = true;
+        change(&mut inner.activity);
+    }
+
+    /// Its answer has reached it.
+    pub fn delivered(&self) {
+        let mut inner = self.inner();
+        inner.touched = true;
+        inner.record.delivered = true;
+    }
+
+    /// It declared itself.
+    pub fn declared(&self, version: &str, labels: &[String]) {
+        let mut inner = self.inner();
+        inner.record.version = version.to_owned();
+        inner.record.labels = labels.to_vec();
+    }
+
+    /// A runner file was written or removed.
+    pub fn set_file(&self, file: Option<PathBuf>) {
+        self.inner().record.file = file;
+    }
+
+    /// Its record moved on.
+    pub fn set_state(&self, state: RecordState) {
+        self.inner().record.state = state;
+    }
+
+    /// Where its record stands.
+    #[must_use]
+    pub fn state(&self) -> RecordState {
+        self.inner().record.state
+    }
+
+    /// Whether its deregistration was begun.
+    #[must_use]
+    pub fn is_deregistering(&self) -> bool {
+        matches!(self.state(), RecordState::Deregistering(_))
+    }
+
+    /// What it does at the moment.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        self.inner().activity.presence(Instant::now())
+    }
+
+    /// Whether a connection that carries its calls is open.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.inner().activity.is_connected()
+    }
+
+    /// Whether it ever made a call with its credentials.
+    #[must_use]
+    pub fn spoke(&self) -> bool {
+        self.inner().activity.spoke()
+    }
+
+    /// Ids of the tasks in hand.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<i64> {
+        self.inner().activity.tasks(Instant::now()).collect()
+    }
+
+    /// A copy of the record as it is now.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        let inner = self.inner();
+        let now = Instant::now();
+        Record {
+            tasks: inner.activity.tasks(now).collect(),
+            last_seen_at: last_seen(&inner, now),
+            ..inner.record.clone()
+        }
+    }
+
+    fn take_touch(&self) -> Option<Touch> {
+        let mut inner = self.inner();
+        let now = Instant::now();
+        std::mem::take(&mut inner.touched).then(|| Touch {
+            record_id: self.record_id,
+            last_seen_at: last_seen(&inner, now),
+            spoke: inner.record.spoke,
+            delivered: inner.record.delivered,
+            tasks: inner.activity.tasks(now).collect(),
+        })
+    }
+
+    fn take_state(&self) -> Option<RecordState> {
+        let mut inner = self.inner();
+        std::mem::take(&mut inner.state_touched).then_some(inner.record.state)
+    }
+}
+
+/// Wall-clock time of the last call, from the monotonic time that has passed since.
+fn last_seen(inner: &Inner, now: Instant) -> Option<SystemTime> {
+    match inner.activity.last_call() {
+        Some(call) => SystemTime::now().checked_sub(now.saturating_duration_since(call)),
+        None => inner.record.last_seen_at,
+    }
+}
+
+/// All live runners, by the uuid that they present.
+#[derive(Default)]
+pub struct Roster {
+    by_uuid: RwLock<HashMap<String, Arc<Live>>>,
+}
+
+impl Roster {
+    /// Adds a runner that was registered or read from the store.
+    pub fn insert(&self, record: Record) -> Arc<Live> {
+        let live = Arc::new(Live::new(record, Instant::now()));
+        self.write().insert(live.presented.uuid.clone(), Arc::clone(&live));
+        live
+    }
+
+    /// Takes a runner off.
+    pub fn remove(&self, live: &Live) {
+        self.write().remove(&live.presented.uuid);
+    }
+
+    /// The runner that these credentials belong to, where the token is right too.
+    #[must_use]
+    pub fn authenticate(&self, uuid: &str, token: &[u8]) -> Option<Arc<Live>> {
+        self.read().get(uuid).filter(|live| live.presented.token_is(token)).cloned()
+    }
+
+    /// The runner of this record.
+    #[must_use]
+    pub fn get(&self, record_id: RecordId) -> Option<Arc<Live>> {
+        self.read().values().find(|live| live.record_id == record_id).cloned()
+    }
+
+    /// All of them, oldest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Live>> {
+        let mut all: Vec<_> = self.read().values().cloned().collect();
+        all.sort_unstable_by_key(|live| live.record_id);
+        all
+    }
+
+    /// What the store does not have yet: each is handed out once.
+    #[must_use]
+    pub fn take_changes(&self) -> (Vec<Touch>, Vec<(RecordId, RecordState)>) {
+        let runners = self.read();
+        let touches = runners.values().filter_map(|live| live.take_touch()).collect();
+        let states = runners
+            .values()
+            .filter_map(|live| live.take_state().map(|state| (live.record_id, state)))
+            .collect();
+        (touches, states)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<String, Arc<Live>>> {
+        self.by_uuid.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<String, Arc<Live>>> {
+        self.by_uuid.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

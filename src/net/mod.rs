@@ -1,0 +1,10 @@
+//! Sockets: the runners' listener, the way to Gitea, and the trust that it needs.
+
+pub mod accept;
+#[cfg(test)]
+pub(crate) mod test_server;
+pub mod tls;
+pub mod upstream;
+
+pub use tls::TlsError;
+pub use upstream::{OutBody, Upstream, UpstreamError, UpstreamErrorKind};

@@ -1,0 +1,286 @@
+//! The pooled way to Gitea. Every byte that the broker sends there goes through here.
+
+mod error;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::http::uri::{Authority, Parts, PathAndQuery, Scheme};
+use hyper::{Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
+
+pub use self::error::{UpstreamError, UpstreamErrorKind};
+use super::tls::{self, TlsError};
+use crate::config;
+
+/// How long a TCP connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an idle connection is kept: below the minute after which proxies begin to drop them.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a silent connection is tried.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How much one HTTP/2 answer may run ahead of its reader; it bounds the memory of large bodies.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+type HttpClient = Client<HttpsConnector<HttpConnector>, OutBody>;
+
+/// The way to one Gitea: its address, its connections, and whether it answered last. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    scheme: Scheme,
+    authority: Authority,
+    base_path: String,
+    pooled: HttpClient,
+    fresh: HttpClient,
+    up: AtomicBool,
+}
+
+impl Upstream {
+    /// Prepares the way; nothing is dialled yet. Needs a runtime only once something is sent.
+    pub fn new(gitea: &config::Gitea) -> Result<Self, TlsError> {
+        let tls = tls::client_config(gitea)?;
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(tcp);
+
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(2 * STREAM_WINDOW);
+        let pooled = builder.build(connector.clone());
+        let fresh =
+            builder.pool_max_idle_per_host(0).retry_canceled_requests(false).build(connector);
+
+        Ok(Self(Arc::new(Inner {
+            scheme: gitea.url.scheme().cloned().unwrap_or(Scheme::HTTP),
+            authority: without_userinfo(gitea.url.authority()),
+            base_path: gitea.url.path().trim_end_matches('/').to_owned(),
+            pooled,
+            fresh,
+            up: AtomicBool::new(false),
+        })))
+    }
+
+    /// Gitea's host and port, as set.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.0.authority
+    }
+
+    /// Gitea's sub-path: empty, or `/sub` with no slash at its end.
+    #[must_use]
+    pub fn base_path(&self) -> &str {
+        &self.0.base_path
+    }
+
+    /// Where a passed-on request goes: its path, which holds the sub-path already, is not touched.
+    #[must_use]
+    pub fn uri(&self, path_and_query: &PathAndQuery) -> Uri {
+        self.with_path(path_and_query.clone())
+    }
+
+    /// Where a call of the actions protocol goes, for `method` as in `runner.v1.RunnerService/Declare`.
+    #[must_use]
+    pub fn rpc_uri(&self, method: &str) -> Uri {
+        self.below("/api/actions/", method)
+    }
+
+    /// Where a REST call goes; `path` has no leading slash, may have a query, and is escaped already.
+    #[must_use]
+    pub fn rest_uri(&self, path: &str) -> Uri {
+        self.below("/api/v1/", path)
+    }
+
+    /// Sends on a pooled connection and waits, no longer than `limit`, for the head of the answer. A
+    /// request that was not yet written when its connection closed is tried on another one. The request
+    /// carries no `Host` and no hop-by-hop header.
+    pub async fn send(
+        &self,
+        request: Request<OutBody>,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let answer = match timeout(limit, self.0.pooled.request(request)).await {
+            Ok(answer) => answer.map_err(|error| UpstreamError::of(self.authority(), error)),
+            Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
+        };
+        self.note(answer)
+    }
+
+    /// As [`send`](Self::send), on a connection of its own and never a second time: for what must not
+    /// happen twice. Only here is `sent` exact for time-outs too.
+    pub async fn send_fresh(
+        &self,
+        mut request: Request<OutBody>,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let connection = capture_connection(&mut request);
+        let answer = match timeout(limit, self.0.fresh.request(request)).await {
+            Ok(answer) => answer.map_err(|error| UpstreamError::of(self.authority(), error)),
+            Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
+        };
+        self.note(answer.map_err(|mut error| {
+            error.sent &= connection.connection_metadata().is_some();
+            error
+        }))
+    }
+
+    /// Whether Gitea answered the last time that it was dialled; false before the first answer.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.0.up.load(Ordering::Relaxed)
+    }
+
+    /// Told by whoever learns of Gitea's state otherwise than by [`send`](Self::send).
+    pub(crate) fn set_up(&self, up: bool) {
+        // Read first: on the hot path nothing changes, and a shared cache line stays shared.
+        if self.is_up() != up {
+            self.0.up.store(up, Ordering::Relaxed);
+        }
+    }
+
+    /// Any answer means up, no connection means down, and what broke in between means neither.
+    fn note<T>(&self, answer: Result<T, UpstreamError>) -> Result<T, UpstreamError> {
+        match &answer {
+            Ok(_) => self.set_up(true),
+            Err(error) if !error.sent => self.set_up(false),
+            Err(_) => {}
+        }
+        answer
+    }
+
+    fn below(&self, prefix: &str, path: &str) -> Uri {
+        let path = format!("{}{prefix}{path}", self.0.base_path);
+        self.with_path(path.parse().expect("the parts of the path are escaped"))
+    }
+
+    fn with_path(&self, path_and_query: PathAndQuery) -> Uri {
+        let mut parts = Parts::default();
+        parts.scheme = Some(self.0.scheme.clone());
+        parts.authority = Some(self.0.authority.clone());
+        parts.path_and_query = Some(path_and_query);
+        Uri::from_parts(parts).expect("all three parts are there")
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Upstream({}://{}{})", self.0.scheme, self.0.authority, self.0.base_path)
+    }
+}
+
+/// The body of a request to Gitea, without a box around it.
+#[derive(Debug)]
+pub enum OutBody {
+    /// None.
+    Empty,
+    /// Bytes at hand; `None` once they are taken.
+    Full(Option<Bytes>),
+    /// A runner's body, as it comes in.
+    Incoming(Incoming),
+}
+
+impl From<Bytes> for OutBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl From<Incoming> for OutBody {
+    fn from(body: Incoming) -> Self {
+        Self::Incoming(body)
+    }
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Incoming(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Incoming(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Incoming(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Why a body could not be read whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is larger than this many bytes.
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    /// It did not end in this time.
+    #[error("the body did not end within {0:?}")]
+    TooSlow(Duration),
+    /// The connection broke in the middle of it.
+    #[error("the body broke off: {0}")]
+    Broken(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Reads a body whole: at most `limit` bytes, in at most `within`.
+pub async fn read_limited(
+    body: Incoming,
+    limit: usize,
+    within: Duration,
+) -> Result<Bytes, ReadError> {
+    match timeout(within, Limited::new(body, limit).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ReadError::TooLarge(limit)),
+        Ok(Err(error)) => Err(ReadError::Broken(error)),
+        Err(_) => Err(ReadError::TooSlow(within)),
+    }
+}
+
+/// A password in the address would end up in errors and in HTTP/2's `:authority`.
+fn without_userinfo(authority: Option<&Authority>) -> Authority {
+    let text = authority.map_or("localhost", Authority::as_str);
+    let host_and_port = text.rsplit_once('@').map_or(text, |(_, host)| host);
+    host_and_port.parse().expect("a part of a valid authority")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! What can go wrong between the broker and Gitea, told so that a reader knows what to check.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use hyper::http::uri::Authority;
+use hyper_util::client::legacy;
+use rustls::{CertificateError, InvalidMessage};
+
+/// A request that got no answer. Its text is a sentence for the log and names what to check.
+#[derive(Debug, thiserror::Error)]
+#[error("{sentence}")]
+pub struct UpstreamError {
+    /// For metrics.
+    pub kind: UpstreamErrorKind,
+    /// False only where it is certain that no byte of the request went out.
+    pub sent: bool,
+    /// What lies beneath; `None` for a time-out.
+    #[source]
+    pub source: Option<legacy::Error>,
+    sentence: String,
+}
+
+/// The closed set of what can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamErrorKind {
+    /// Gitea's host has no address.
+    Dns,
+    /// No TCP connection.
+    Connect,
+    /// No trust, or no TLS at all.
+    Tls,
+    /// No answer in time.
+    Timeout,
+    /// The connection ended before the answer.
+    Reset,
+    /// The answer is not HTTP.
+    Protocol,
+}
+
+impl UpstreamErrorKind {
+    /// All of them, so that metrics begin at zero.
+    pub const ALL: [Self; 6] =
+        [Self::Dns, Self::Connect, Self::Tls, Self::Timeout, Self::Reset, Self::Protocol];
+
+    /// The word for it in metrics and in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+impl UpstreamError {
+    /// No answer within `limit`.
+    pub(super) fn too_slow(gitea: &Authority, limit: Duration, sent: bool) -> Self {
+        let sentence = format!(
+            "no answer from {gitea} within {limit:?}: is Gitea overloaded, or does a firewall swallow \
+             the connection?"
+        );
+        Self { kind: UpstreamErrorKind::Timeout, sent, source: None, sentence }
+    }
+
+    /// What the client says, told apart.
+    pub(super) fn of(gitea: &Authority, error: legacy::Error) -> Self {
+        // `canceled` means that the connection closed while the request still waited for it.
+        let unwritten =
+            error.is_connect() || cause::<hyper::Error>(&error).is_some_and(|e| e.is_canceled());
+        let (kind, sentence) = tell(gitea, &error);
+        Self { kind, sent: !unwritten, source: Some(error), sentence }
+    }
+}
+
+fn tell(gitea: &Authority, error: &legacy::Error) -> (UpstreamErrorKind, String) {
+    if let Some(tls) = cause::<rustls::Error>(error) {
+        return (UpstreamErrorKind::Tls, format!("no TLS with {gitea}: {}", tell_tls(tls)));
+    }
+    let root = root(error);
+    let io = cause::<io::Error>(error).map(io::Error::kind);
+    if error.is_connect() {
+        // The connector's error type is private; its text is the only sign of a failed look-up.
+        return if causes(error).any(|cause| cause.to_string() == "dns error") {
+            let sentence = format!(
+                "the host of {gitea} was not found ({root}): check gitea.url and this machine's DNS"
+            );
+            (UpstreamErrorKind::Dns, sentence)
+        } else if io == Some(io::ErrorKind::TimedOut) {
+            let sentence = format!(
+                "no connection to {gitea} in time: check gitea.url, and whether a firewall swallows \
+                 the connection"
+            );
+            (UpstreamErrorKind::Timeout, sentence)
+        } else {
+            let sentence = format!(
+                "cannot connect to {gitea} ({root}): is Gitea up, and is gitea.url its address?"
+            );
+            (UpstreamErrorKind::Connect, sentence)
+        };
+    }
+    if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+        let sentence = format!(
+            "{gitea} does not answer in HTTP ({root}): does gitea.url have the right port, and \
+             http or https as it should?"
+        );
+        return (UpstreamErrorKind::Protocol, sentence);
+    }
+    let sentence = format!(
+        "{gitea} closed the connection before it answered ({root}): look into Gitea's log, and into \
+         that of a proxy in front of it"
+    );
+    (UpstreamErrorKind::Reset, sentence)
+}
+
+fn tell_tls(error: &rustls::Error) -> String {
+    use CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "its certificate is signed by an unknown authority; set gitea.ca_file to a file with \
+             that authority's certificate"
+                .to_owned()
+        }
+        rustls::Error::InvalidCertificate(
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. },
+        ) => format!("{error}; set gitea.url to a name that the certificate holds"),
+        rustls::Error::InvalidCertificate(
+            Bad::Expired
+            | Bad::ExpiredContext { .. }
+            | Bad::NotValidYet
+            | Bad::NotValidYetContext { .. },
+        ) => format!("{error}; renew the certificate, or set this machine's clock"),
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "it answers in plain text; should gitea.url begin with http://?".to_owned()
+        }
+        other => format!("{other}; check gitea.url, gitea.ca_file and Gitea's certificate"),
+    }
+}
+
+/// The error and all that lies beneath it.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| beneath(*error))
+}
+
+/// An `io::Error` hides what it wraps from `source`, so it is asked for it.
+fn beneath<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+fn root(error: &legacy::Error) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
+}

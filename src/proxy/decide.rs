@@ -1,0 +1,305 @@
+//! The three calls that the broker reads whole and decides: Register, Declare, Deregister.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use super::body::ProxyBody;
+use super::connection::Connection;
+use super::headers;
+use super::route::Route;
+use super::service::{Proxy, refuse, wrong_method};
+use crate::broker::policy::{self, Refusal, Tokens};
+use crate::broker::{Key, Reason};
+use crate::connect::messages::{
+    DeclareRequest, DeregisterRequest, DeregisterResponse, RegisterRequest, Runner,
+};
+use crate::connect::{Code, Codec, ConnectError, Encoding, decode, encode, gunzip};
+use crate::lifecycle::{DeregisterError, Force, Live, Registration};
+use crate::net::OutBody;
+use crate::telemetry::metrics::Rejection;
+
+/// The largest of these messages, also after decompression; a real one is below a kilobyte.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// How long a client may take to send one.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A call that was read whole.
+struct Call {
+    parts: Parts,
+    codec: Codec,
+    /// As it came.
+    raw: Bytes,
+    /// Decompressed.
+    message: Bytes,
+}
+
+impl Proxy {
+    pub(super) async fn decide(
+        &self,
+        route: Route,
+        connection: &Connection,
+        request: Request<Incoming>,
+        live: Option<Arc<Live>>,
+    ) -> Response<ProxyBody> {
+        if request.method() != Method::POST {
+            return wrong_method();
+        }
+        let call = match read(request).await {
+            Ok(call) => call,
+            Err(error) => {
+                if route == Route::Register {
+                    self.lifecycle.metrics.rejection(Rejection::Malformed);
+                }
+                warn!(
+                    route = route.as_str(),
+                    peer = %connection.peer,
+                    reason = error.message,
+                    "call refused: it cannot be read"
+                );
+                return unreadable(error);
+            }
+        };
+        let answer = match route {
+            Route::Register => self.register(connection, call).await,
+            Route::Declare => self.declare(connection, call, live).await,
+            _ => self.deregister(connection, call).await,
+        };
+        answer.unwrap_or_else(refuse)
+    }
+
+    async fn register(
+        &self,
+        connection: &Connection,
+        call: Call,
+    ) -> Result<Response<ProxyBody>, ConnectError> {
+        let metrics = &self.lifecycle.metrics;
+        let request: RegisterRequest = decode(call.codec, &call.message).inspect_err(|_| {
+            metrics.rejection(Rejection::Malformed);
+        })?;
+        let parent_id = self.admit(connection, &request)?;
+        if self.lifecycle.is_draining() {
+            metrics.rejection(Rejection::Draining);
+            return Err(ConnectError::new(
+                Code::Unavailable,
+                "the broker is shutting down and registers nobody; try again when it is back",
+            ));
+        }
+        let Parts { headers: mut passed, .. } = call.parts;
+        let dialled = passed
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+            .filter(|host| host.parse::<hyper::http::uri::Authority>().is_ok())
+            .map(str::to_owned);
+        headers::clean_request(&mut passed);
+        // The message changes on its way, and the answer is read here.
+        for name in [CONTENT_LENGTH, CONTENT_ENCODING, ACCEPT_ENCODING] {
+            passed.remove(name);
+        }
+        let codec = call.codec;
+        let RegisterRequest { name, labels, ephemeral, version, .. } = request;
+        let registration = Registration {
+            key: Key {
+                parent_id: parent_id.to_owned(),
+                name,
+                labels,
+                ephemeral,
+                peer: connection.peer.ip().to_canonical(),
+                codec,
+            },
+            version,
+            body: call.message,
+            headers: passed,
+            dialled,
+        };
+        let (answer, delivery) = self.lifecycle.register(registration).await?;
+        connection.delivers(delivery);
+        let mut response = Response::new(ProxyBody::full(answer.body));
+        let mut kept = answer.headers;
+        headers::clean_response(&mut kept);
+        kept.remove(CONTENT_LENGTH);
+        kept.remove(CONTENT_ENCODING);
+        kept.entry(CONTENT_TYPE).or_insert(codec.header_value());
+        *response.headers_mut() = kept;
+        Ok(response)
+    }
+
+    fn admit(
+        &self,
+        connection: &Connection,
+        request: &RegisterRequest,
+    ) -> Result<&'static str, ConnectError> {
+        let settings = self.lifecycle.settings.load();
+        let gitea = self.lifecycle.gitea.tokens();
+        let tokens = Tokens {
+            enrollment: settings.enrollment.token.expose_secret().as_bytes(),
+            registration: gitea.registration.expose_secret().as_bytes(),
+        };
+        policy::admit(request, &tokens).map_err(|refusal| {
+            let (reason, code) = match refusal {
+                Refusal::Token => (Rejection::Token, Code::Unauthenticated),
+                Refusal::RegistrationToken => {
+                    (Rejection::RegistrationToken, Code::PermissionDenied)
+                }
+                Refusal::Request(_) => (Rejection::Request, Code::InvalidArgument),
+            };
+            self.lifecycle.metrics.rejection(reason);
+            warn!(
+                runner = shown(&request.name),
+                peer = %connection.peer,
+                reason = %refusal,
+                "registration refused"
+            );
+            ConnectError::new(code, refusal.to_string())
+        })
+    }
+
+    /// Gitea decides whose Declare it is; the broker looks at the labels and remembers them.
+    async fn declare(
+        &self,
+        connection: &Connection,
+        call: Call,
+        live: Option<Arc<Live>>,
+    ) -> Result<Response<ProxyBody>, ConnectError> {
+        let request: DeclareRequest = decode(call.codec, &call.message)?;
+        policy::labels(&request.labels).map_err(|refusal| {
+            warn!(peer = %connection.peer, reason = %refusal, "declaration refused");
+            ConnectError::new(Code::InvalidArgument, refusal.to_string())
+        })?;
+        let response = self.send(call.parts, OutBody::Full(Some(call.raw))).await?;
+        if let (Some(live), StatusCode::OK) = (live, response.status()) {
+            live.declared(&request.version, &request.labels);
+            info!(
+                id = live.upstream.id,
+                labels = request.labels.join(","),
+                version = request.version,
+                "runner declared"
+            );
+            let stored =
+                self.lifecycle.store.declare(live.record_id, request.labels, request.version).await;
+            if let Err(error) = stored {
+                error!(%error, id = live.upstream.id, "the store did not take a runner's labels");
+            }
+        }
+        Ok(response.map(ProxyBody::Stream))
+    }
+
+    /// The runner's own token decides which runner is meant; the request's id decides nothing.
+    async fn deregister(
+        &self,
+        connection: &Connection,
+        call: Call,
+    ) -> Result<Response<ProxyBody>, ConnectError> {
+        let request: DeregisterRequest = decode(call.codec, &call.message)?;
+        let lifecycle = &self.lifecycle;
+        let token = request.token.as_bytes();
+        let record = match lifecycle.roster.authenticate(&request.uuid, token) {
+            Some(live) => {
+                // The runner asks itself, so whatever it had in hand will not be done.
+                let asked = lifecycle.deregister(&live, Reason::Runner, Force::CancelTask).await;
+                asked.map_err(|error| deregister_failed(&error))?;
+                live.record()
+            }
+            None => {
+                let ended = lifecycle.store.ended_by_uuid(&request.uuid).await;
+                match ended.ok().flatten().filter(|record| record.presented.token_is(token)) {
+                    Some(record) => record,
+                    None => {
+                        warn!(peer = %connection.peer, uuid = shown(&request.uuid), "deregistration refused: no such runner, or not its token");
+                        return Err(ConnectError::new(
+                            Code::Unauthenticated,
+                            "no runner of this broker has this uuid and token; send both as they \
+                             stand in the runner's .runner file",
+                        ));
+                    }
+                }
+            }
+        };
+        let runner = Runner {
+            id: record.presented.id,
+            uuid: record.presented.uuid.clone(),
+            name: record.name,
+            version: record.version,
+            labels: record.labels,
+            ephemeral: record.ephemeral,
+            ..Runner::default()
+        };
+        let body = encode(call.codec, &DeregisterResponse { runner: Some(runner) });
+        let mut response = Response::new(ProxyBody::full(body.into()));
+        response.headers_mut().insert(CONTENT_TYPE, call.codec.header_value());
+        Ok(response)
+    }
+}
+
+/// Reads a call whole, within a limit that holds after decompression too.
+async fn read(request: Request<Incoming>) -> Result<Call, ConnectError> {
+    let (parts, body) = request.into_parts();
+    let Some(codec) = Codec::from_content_type(parts.headers.get(CONTENT_TYPE)) else {
+        return Err(ConnectError::new(Code::Unknown, UNSUPPORTED));
+    };
+    let encoding = Encoding::from_header(parts.headers.get(CONTENT_ENCODING))?;
+    let collected = timeout(MESSAGE_TIMEOUT, Limited::new(body, MAX_MESSAGE).collect()).await;
+    let raw = match collected {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            return Err(ConnectError::new(
+                Code::ResourceExhausted,
+                format!("the message is larger than {MAX_MESSAGE} bytes"),
+            ));
+        }
+        Ok(Err(_)) => {
+            return Err(ConnectError::new(Code::Canceled, "the message broke off"));
+        }
+        Err(_) => {
+            return Err(ConnectError::new(
+                Code::DeadlineExceeded,
+                "the message did not come to its end in 30 s",
+            ));
+        }
+    };
+    let message = match encoding {
+        Encoding::Identity => raw.clone(),
+        Encoding::Gzip => gunzip(&raw, MAX_MESSAGE)?.into(),
+    };
+    Ok(Call { parts, codec, raw, message })
+}
+
+const UNSUPPORTED: &str =
+    "this call is taken as application/proto or application/json; gRPC and other forms are not";
+
+/// A content type that is not spoken is told as Connect tells it: 415 and what is spoken.
+fn unreadable(error: ConnectError) -> Response<ProxyBody> {
+    let unsupported = error.message == UNSUPPORTED;
+    let mut response = refuse(error);
+    if unsupported {
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        let spoken = HeaderValue::from_static("application/json, application/proto");
+        response.headers_mut().insert("accept-post", spoken);
+    }
+    response
+}
+
+fn deregister_failed(error: &DeregisterError) -> ConnectError {
+    let code = match error {
+        DeregisterError::NoApiToken(_) | DeregisterError::Busy(_) => Code::FailedPrecondition,
+        DeregisterError::Refused(_) => Code::FailedPrecondition,
+        DeregisterError::Unreachable(_) | DeregisterError::Store(_) => Code::Unavailable,
+    };
+    ConnectError::new(code, error.to_string())
+}
+
+/// What a stranger sent, cut to a length that a log line bears.
+fn shown(text: &str) -> String {
+    text.chars().take(64).collect()
+}

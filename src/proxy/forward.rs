@@ -1,0 +1,135 @@
+//! What is passed on: as a stream, with the headers cleaned, within the caller's own time limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use tracing::{debug, warn};
+
+use super::body::{ProxyBody, Watch, Watched};
+use super::headers;
+use super::route::Route;
+use super::service::Proxy;
+use crate::connect::{Code, Codec, ConnectError};
+use crate::lifecycle::Live;
+use crate::net::{OutBody, UpstreamErrorKind};
+
+/// How long Gitea may take to begin an answer where the caller names no limit: packing a large
+/// repository takes minutes.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+impl Proxy {
+    /// Passes a request on as a stream.
+    pub(super) async fn pass(
+        &self,
+        route: Route,
+        request: Request<Incoming>,
+        live: Option<Arc<Live>>,
+    ) -> Response<ProxyBody> {
+        let (parts, body) = request.into_parts();
+        let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
+        match self.send(parts, body).await {
+            Ok(response) => self.watch(route, response, live),
+            Err(error) => super::service::refuse(error),
+        }
+    }
+
+    /// Sends a request to Gitea; the answer's headers are cleaned.
+    pub(super) async fn send(
+        &self,
+        mut parts: Parts,
+        body: OutBody,
+    ) -> Result<Response<Incoming>, ConnectError> {
+        let Some(path_and_query) = parts.uri.path_and_query() else {
+            return Err(ConnectError::new(
+                Code::InvalidArgument,
+                "the request has no path: dial the broker as you would dial Gitea",
+            ));
+        };
+        parts.uri = self.upstream.uri(path_and_query);
+        parts.version = Version::HTTP_11;
+        headers::clean_request(&mut parts.headers);
+        // What the client's library or this side's left there is of no use to the other connection.
+        parts.extensions.clear();
+        let limit = time_limit(&parts.headers);
+        let sent = self.upstream.send(Request::from_parts(parts, body), limit.unwrap_or(PATIENCE));
+        match sent.await {
+            Ok(mut response) => {
+                headers::clean_response(response.headers_mut());
+                Ok(response)
+            }
+            Err(failure) => {
+                self.lifecycle.metrics.upstream_error(failure.kind);
+                if failure.kind == UpstreamErrorKind::Timeout && limit.is_some() {
+                    debug!(reason = %failure, "Gitea did not answer in the caller's time");
+                    return Err(ConnectError::new(
+                        Code::DeadlineExceeded,
+                        "Gitea did not answer in the time that Connect-Timeout-Ms gives",
+                    ));
+                }
+                warn!(reason = %failure, "request not answered by Gitea");
+                Err(ConnectError::new(
+                    Code::Unavailable,
+                    format!("Gitea did not answer the broker: {failure}"),
+                ))
+            }
+        }
+    }
+
+    fn watch(
+        &self,
+        route: Route,
+        response: Response<Incoming>,
+        live: Option<Arc<Live>>,
+    ) -> Response<ProxyBody> {
+        let call = match route {
+            Route::FetchTask => Some(Watched::FetchTask),
+            Route::UpdateTask => Some(Watched::UpdateTask),
+            _ => None,
+        };
+        let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
+        let (Some(call), Some(codec), Some(live), StatusCode::OK) =
+            (call, codec, live, response.status())
+        else {
+            return response.map(ProxyBody::Stream);
+        };
+        let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
+        let lifecycle = Arc::clone(&self.lifecycle);
+        response.map(|body| {
+            let watch = Watch { live, lifecycle, call, codec, gzip, seen: Vec::new(), done: false };
+            ProxyBody::Watched(body, Box::new(watch))
+        })
+    }
+}
+
+/// The caller's own limit: Connect's header, in milliseconds, up to ten digits.
+fn time_limit(headers: &HeaderMap) -> Option<Duration> {
+    let digits = headers.get("connect-timeout-ms")?.to_str().ok()?;
+    if digits.is_empty() || digits.len() > 10 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callers_limit_is_ten_digits_at_most() {
+        let limit = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("connect-timeout-ms", value.parse().unwrap());
+            time_limit(&headers)
+        };
+        assert_eq!(limit("4999"), Some(Duration::from_millis(4999)));
+        assert_eq!(limit("9999999999"), Some(Duration::from_millis(9_999_999_999)));
+        for bad in ["", "-1", "+1", "1.5", "10000000000", "x"] {
+            assert_eq!(limit(bad), None, "{bad}");
+        }
+        assert_eq!(time_limit(&HeaderMap::new()), None);
+    }
+}

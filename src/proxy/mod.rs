@@ -1,0 +1,14 @@
+//! The runners' listener: what comes in is told apart, refused, decided or passed on.
+
+mod body;
+mod connection;
+mod decide;
+mod forward;
+mod headers;
+mod route;
+mod service;
+
+pub use body::ProxyBody;
+pub use connection::Connection;
+pub use route::{Class, Route, classify};
+pub use service::Proxy;

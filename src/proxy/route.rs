@@ -1,0 +1,264 @@
+//! What a path means, whatever its spelling.
+//!
+//! Gitea's router collapses repeated slashes, trims trailing ones and decodes escapes, and proxies in
+//! front of it may do more. So a path is brought to one plain form before it is looked at, and a path
+//! that means one of the broker's own calls but is not spelled plainly is refused, never passed on.
+
+use std::borrow::Cow;
+
+/// The label `route` of the metrics: a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `RunnerService/Register`
+    Register,
+    /// `RunnerService/Declare`
+    Declare,
+    /// `RunnerService/Deregister`
+    Deregister,
+    /// `RunnerService/FetchTask`
+    FetchTask,
+    /// `RunnerService/UpdateTask`
+    UpdateTask,
+    /// `RunnerService/UpdateLog`
+    UpdateLog,
+    /// `PingService/Ping`
+    Ping,
+    /// Artifacts and caches.
+    Artifacts,
+    /// The REST API.
+    Api,
+    /// Everything else: git, packages, pages.
+    Other,
+}
+
+impl Route {
+    /// All routes, in the order of their numbers.
+    pub const ALL: [Self; 10] = [
+        Self::Register,
+        Self::Declare,
+        Self::Deregister,
+        Self::FetchTask,
+        Self::UpdateTask,
+        Self::UpdateLog,
+        Self::Ping,
+        Self::Artifacts,
+        Self::Api,
+        Self::Other,
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Register => "register",
+            Self::Declare => "declare",
+            Self::Deregister => "deregister",
+            Self::FetchTask => "fetch_task",
+            Self::UpdateTask => "update_task",
+            Self::UpdateLog => "update_log",
+            Self::Ping => "ping",
+            Self::Artifacts => "artifacts",
+            Self::Api => "api",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether the broker reads the call whole and decides it.
+    #[must_use]
+    pub fn is_decided(self) -> bool {
+        matches!(self, Self::Register | Self::Declare | Self::Deregister)
+    }
+}
+
+/// A path, told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Spelled as a runner spells it.
+    Plain(Route),
+    /// Means a call that the broker decides, but is spelled otherwise.
+    Disguised(Route),
+}
+
+/// Tells a path apart; `base` is Gitea's sub-path (`""` or `/git`).
+#[must_use]
+pub fn classify(path: &str, base: &str) -> Class {
+    // The runner's own spelling first: it is nearly all of the traffic.
+    if let Some(rest) = path.strip_prefix(base)
+        && let Some(rpc) = rest.strip_prefix("/api/actions/")
+    {
+        match rpc {
+            "runner.v1.RunnerService/FetchTask" => return Class::Plain(Route::FetchTask),
+            "runner.v1.RunnerService/UpdateLog" => return Class::Plain(Route::UpdateLog),
+            "runner.v1.RunnerService/UpdateTask" => return Class::Plain(Route::UpdateTask),
+            "runner.v1.RunnerService/Register" => return Class::Plain(Route::Register),
+            "runner.v1.RunnerService/Declare" => return Class::Plain(Route::Declare),
+            "runner.v1.RunnerService/Deregister" => return Class::Plain(Route::Deregister),
+            "ping.v1.PingService/Ping" => return Class::Plain(Route::Ping),
+            _ => {}
+        }
+    }
+    match decided(path) {
+        Some(route) => Class::Disguised(route),
+        None => Class::Plain(passed(path.strip_prefix(base).unwrap_or(path))),
+    }
+}
+
+/// The route of a path that is none of the runner's calls, for the metrics only.
+fn passed(path: &str) -> Route {
+    if path.starts_with("/api/actions_pipeline/") || path.starts_with("/twirp/") {
+        Route::Artifacts
+    } else if path.starts_with("/api/v1/") {
+        Route::Api
+    } else {
+        Route::Other
+    }
+}
+
+/// The decided call that a path may mean to any reader, however it is spelled.
+fn decided(path: &str) -> Option<Route> {
+    // A path without a trace of the service's name, plain or escaped, cannot mean it.
+    if !path.contains('%') && !contains_ignoring_case(path, "runnerservice") {
+        return None;
+    }
+    let mut plain = Cow::Borrowed(path);
+    // Escapes may be escaped again for each proxy in between; each pass shortens, so this ends.
+    while let Some(decoded) = unescape(&plain) {
+        plain = Cow::Owned(decoded);
+    }
+    let mut segments: Vec<String> = Vec::new();
+    for segment in plain.split(['/', '\\']) {
+        // `;` begins a parameter for some proxies, `?` and `#` end the path where they came escaped.
+        let name = segment.split([';', '?', '#']).next().unwrap_or_default();
+        let name: String = name.chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect();
+        match name.as_str() {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            _ => segments.push(name.to_lowercase()),
+        }
+    }
+    let service = segments.iter().position(|segment| segment == "runner.v1.runnerservice")?;
+    match segments.get(service + 1)?.as_str() {
+        "register" => Some(Route::Register),
+        "declare" => Some(Route::Declare),
+        "deregister" => Some(Route::Deregister),
+        _ => None,
+    }
+}
+
+fn contains_ignoring_case(text: &str, lowercase: &str) -> bool {
+    text.as_bytes()
+        .windows(lowercase.len())
+        .any(|window| window.eq_ignore_ascii_case(lowercase.as_bytes()))
+}
+
+/// Decodes each `%XX`; `None` where there is none. What is not UTF-8 then becomes U+FFFD.
+fn unescape(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex =
+            |offset: usize| bytes.get(at + offset).and_then(|&byte| char::from(byte).to_digit(16));
+        match (bytes[at], hex(1), hex(2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push(u8::try_from(high * 16 + low).unwrap_or_default());
+                at += 3;
+            }
+            (byte, ..) => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    (decoded.len() < bytes.len()).then(|| String::from_utf8_lossy(&decoded).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REGISTER: &str = "/api/actions/runner.v1.RunnerService/Register";
+
+    #[test]
+    fn the_runners_spelling_is_plain() {
+        for (call, route) in [
+            ("runner.v1.RunnerService/Register", Route::Register),
+            ("runner.v1.RunnerService/Declare", Route::Declare),
+            ("runner.v1.RunnerService/Deregister", Route::Deregister),
+            ("runner.v1.RunnerService/FetchTask", Route::FetchTask),
+            ("runner.v1.RunnerService/UpdateTask", Route::UpdateTask),
+            ("runner.v1.RunnerService/UpdateLog", Route::UpdateLog),
+            ("ping.v1.PingService/Ping", Route::Ping),
+        ] {
+            for base in ["", "/git"] {
+                let path = format!("{base}/api/actions/{call}");
+                assert_eq!(classify(&path, base), Class::Plain(route), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_other_spelling_of_a_decided_call_is_disguised() {
+        for path in [
+            "/api/actions/runner.v1.RunnerService/Register/",
+            "//api/actions/runner.v1.RunnerService/Register",
+            "/api//actions///runner.v1.RunnerService//Register//",
+            "/api/actions/./runner.v1.RunnerService/Register",
+            "/x/../api/actions/runner.v1.RunnerService/Register",
+            "/api/actions/runner.v1.RunnerService/x/../Register",
+            "/api/actions/runner.v1.RunnerService/x/..;a=b/Register",
+            "/api/actions/runner.v1.RunnerService;v=1/Register;x",
+            "/api/actions/runner%2ev1.RunnerService/Register",
+            "/api/actions/runner.v1.RunnerService%2FRegister",
+            "/api/actions/runner.v1.RunnerService%252fRegister",
+            "/api/actions/runner.v1.RunnerService/%52egister",
+            "/api/actions/runner.v1.RunnerService/%2552egister",
+            "/%61pi/actions/runner.v1.%52unnerService/Register",
+            "/api/actions/runner.v1.runnerservice/register",
+            "/API/ACTIONS/RUNNER.V1.RUNNERSERVICE/REGISTER",
+            "/api/actions/runner.v1.RunnerService/Register%20",
+            "/api/actions/runner.v1.RunnerService/Register%00",
+            "/api/actions/runner.v1.RunnerService/Register%3fx=1",
+            "/api/actions/runner.v1.RunnerService\\Register",
+            "/api/actions/runner.v1.RunnerService/Register/more",
+            "/git/api/actions/runner.v1.RunnerService/Register",
+            "/runner.v1.RunnerService/Register",
+        ] {
+            assert_eq!(classify(path, ""), Class::Disguised(Route::Register), "{path}");
+        }
+        assert_eq!(classify(REGISTER, "/git"), Class::Disguised(Route::Register), "no sub-path");
+    }
+
+    #[test]
+    fn paths_that_only_look_alike_pass() {
+        for path in [
+            "/api/actions/runner.v1.RunnerService/Registered",
+            "/acme/runner.v1.RunnerService/src/Register.go",
+            "/acme/100%/x",
+            "/api/actions/ping.v1.PingService/Register",
+        ] {
+            assert!(matches!(classify(path, ""), Class::Plain(_)), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_escape_of_any_letter_hides_it(at in 0..REGISTER.len(), times in 1_usize..4) {
+            let mut escaped = format!("%{:02x}", REGISTER.as_bytes()[at]);
+            for _ in 1..times {
+                escaped = escaped.replace('%', "%25");
+            }
+            let path = format!("{}{escaped}{}", &REGISTER[..at], &REGISTER[at + 1..]);
+            prop_assert_eq!(classify(&path, ""), Class::Disguised(Route::Register));
+        }
+
+        #[test]
+        fn nothing_panics(path in "\\PC*", base in "(/[a-z]{0,5})?") {
+            let _ = classify(&path, &base);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Every request of a runner or a job comes in here and is told apart: what the broker decides, what it
+//! refuses, and what it passes on.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tracing::{debug, trace};
+
+use super::body::ProxyBody;
+use super::connection::Connection;
+use super::route::{Class, Route, classify};
+use crate::connect::{Code, Codec, ConnectError};
+use crate::lifecycle::Lifecycle;
+use crate::net::Upstream;
+use crate::telemetry::metrics::Rejection;
+
+/// What serves the runners' listener.
+pub struct Proxy {
+    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(super) upstream: Upstream,
+}
+
+impl Proxy {
+    /// A proxy in front of `upstream`.
+    #[must_use]
+    pub fn new(lifecycle: Arc<Lifecycle>, upstream: Upstream) -> Self {
+        Self { lifecycle, upstream }
+    }
+
+    /// A connection was accepted.
+    #[must_use]
+    pub fn connection(&self, peer: std::net::SocketAddr) -> Connection {
+        Connection::new(peer, Arc::clone(&self.lifecycle))
+    }
+
+    /// Answers one request. It never fails: a failure would close the connection without an answer.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn serve(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ProxyBody>, Infallible> {
+        let begun = Instant::now();
+        let class = classify(request.uri().path(), self.upstream.base_path());
+        let (Class::Plain(route) | Class::Disguised(route)) = class;
+        trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
+        let live = connection.heard(request.headers());
+        let response = match class {
+            Class::Disguised(route) => self.disguised(route, request.uri().path()),
+            Class::Plain(_) if request.method() == Method::CONNECT => refuse(ConnectError::new(
+                Code::Unimplemented,
+                "the broker is no forward proxy: dial it as you would dial Gitea",
+            )),
+            Class::Plain(route) if route.is_decided() => {
+                self.decide(route, &connection, request, live).await
+            }
+            Class::Plain(Route::FetchTask) if self.lifecycle.is_draining() => {
+                no_task(request.headers().get(CONTENT_TYPE))
+            }
+            Class::Plain(route) => {
+                if let (Route::UpdateLog | Route::UpdateTask, Some(live)) = (route, &live) {
+                    live.note(|activity| activity.reports(begun));
+                }
+                self.pass(route, request, live).await
+            }
+        };
+        self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
+        Ok(response)
+    }
+
+    fn disguised(&self, route: Route, path: &str) -> Response<ProxyBody> {
+        self.lifecycle.metrics.rejection(Rejection::Malformed);
+        debug!(
+            route = route.as_str(),
+            path, "call refused: its path is not spelled as a runner does"
+        );
+        refuse(ConnectError::new(
+            Code::InvalidArgument,
+            format!(
+                "the broker takes this call only at {}/api/actions/runner.v1.RunnerService/{}; set \
+                 the runner's GITEA_INSTANCE_URL to the broker's address{}",
+                self.upstream.base_path(),
+                match route {
+                    Route::Register => "Register",
+                    Route::Declare => "Declare",
+                    _ => "Deregister",
+                },
+                match self.upstream.base_path() {
+                    "" => String::new(),
+                    base => format!(" with {base} at its end"),
+                }
+            ),
+        ))
+    }
+}
+
+/// The broker ends: no runner gets a task any more, and none takes that for an error. The version is left
+/// out, which a runner takes for "nothing new".
+fn no_task(content_type: Option<&HeaderValue>) -> Response<ProxyBody> {
+    let codec = Codec::from_content_type(content_type).unwrap_or(Codec::Proto);
+    let body = match codec {
+        Codec::Proto => Bytes::new(),
+        Codec::Json => Bytes::from_static(b"{}"),
+    };
+    let mut response = Response::new(ProxyBody::full(body));
+    response.headers_mut().insert(CONTENT_TYPE, codec.header_value());
+    response
+}
+
+/// An answer of the broker's own.
+pub(super) fn refuse(error: ConnectError) -> Response<ProxyBody> {
+    error.into_response().map(ProxyBody::full)
+}
+
+/// Connect's unary calls are POST; Gitea answers anything else so too, but without a text.
+pub(super) fn wrong_method() -> Response<ProxyBody> {
+    let mut response = refuse(ConnectError::new(Code::Unimplemented, "use POST for this call"));
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    response
+}

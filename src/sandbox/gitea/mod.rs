@@ -1,0 +1,258 @@
+//! A stand-in Gitea: its actions protocol and the REST interface of its runners, on loopback.
+//!
+//! It answers as the recorded exchanges do, and keeps state: registration tokens, runners, API tokens and
+//! tasks. Tests look at the state and the [`Journal`], and make it fail by [`Faults`].
+
+mod extra;
+mod fault;
+mod journal;
+mod rest;
+mod route;
+mod rpc;
+mod serve;
+mod state;
+pub(super) mod task;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use hyper::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+pub use extra::download_sha256;
+pub use fault::{Answer, Effect, FaultId, Faults, Gate, Route, When};
+pub use journal::{BODY_LIMIT, ENTRY_LIMIT, Entry, Journal};
+pub use state::{RunnerSeed, RunnerView, TaskId, TaskSeed, TaskState, TaskView, USER};
+
+use crate::config::Scope;
+use serve::{Server, Shared};
+
+/// How the stand-in is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Serve TLS with this.
+    pub tls: Option<Tls>,
+    /// Everything is below this path, and 404 elsewhere; empty, or like `/git`.
+    pub sub_path: String,
+    /// The root address that Gitea is set to, with a slash at its end; `None`: its own.
+    pub root_url: Option<String>,
+    /// What `/api/v1/version` tells.
+    pub version: String,
+    /// Runners that are not known get a 401 `unauthenticated`, as later Gitea answers.
+    pub real_unauthenticated: bool,
+    /// Header `X-Gitea-Actions-Capabilities` of Declare's answers.
+    pub capabilities: Option<HeaderValue>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            tls: None,
+            sub_path: String::new(),
+            root_url: None,
+            version: "1.26.0".into(),
+            real_unauthenticated: false,
+            capabilities: None,
+        }
+    }
+}
+
+/// A certificate to serve with, valid for `127.0.0.1`.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The chain, in PEM.
+    pub certificate_pem: String,
+    /// Its key, in PEM.
+    pub key_pem: SecretString,
+    /// Offer HTTP/2 too.
+    pub http2: bool,
+}
+
+/// A running stand-in; clones are the same one. It ends when it is stopped or the last clone is dropped.
+#[derive(Clone)]
+pub struct StandInGitea(Arc<Server>);
+
+impl fmt::Debug for StandInGitea {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StandInGitea").field(&self.url()).finish()
+    }
+}
+
+impl StandInGitea {
+    /// Listens on a free port of 127.0.0.1, inside a tokio runtime.
+    pub fn start(options: Options) -> io::Result<Self> {
+        Ok(Self(Arc::new(Server::start(options)?)))
+    }
+
+    /// Its address, with the sub-path and no slash at its end.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.shared().url().to_owned()
+    }
+
+    /// The certificate to trust, in PEM, where it serves TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<String> {
+        Some(self.shared().options.tls.as_ref()?.certificate_pem.clone())
+    }
+
+    /// The rules by which it fails.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.shared().faults
+    }
+
+    /// The requests that arrived.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.shared().journal
+    }
+
+    /// Refuses connections and closes those that are open, with the requests on them; keeps its state
+    /// and its port.
+    pub async fn set_down(&self) -> io::Result<()> {
+        self.0.set_down().await
+    }
+
+    /// Listens again, on the same port.
+    pub async fn set_up(&self) -> io::Result<()> {
+        self.0.set_up().await
+    }
+
+    /// Ends it and gives up its port; its state can still be looked at.
+    pub async fn stop(&self) {
+        self.0.stop().await;
+    }
+
+    /// Returns as soon as its state (runners, tasks, tokens) is like that.
+    pub async fn wait_until(&self, mut like: impl FnMut(&Self) -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.shared().changed.notified());
+            changed.as_mut().enable();
+            if like(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        self.0.shared()
+    }
+}
+
+// Tokens.
+impl StandInGitea {
+    /// The latest active registration token of a scope; a new one where none is active.
+    #[must_use]
+    pub fn registration_token(&self, scope: &Scope) -> SecretString {
+        self.shared().change(|state| state.registration_token(scope)).into()
+    }
+
+    /// Makes a known registration token active.
+    pub fn add_registration_token(&self, scope: Scope, token: &str) {
+        self.shared().change(|state| state.add_registration_token(scope, token.to_owned()));
+    }
+
+    /// Invalidates the scope's registration tokens and makes a new one.
+    pub fn reset_registration_token(&self, scope: &Scope) -> SecretString {
+        self.shared().change(|state| state.reset_registration_token(scope)).into()
+    }
+
+    /// Invalidates the scope's registration tokens.
+    pub fn invalidate_registration_token(&self, scope: &Scope) {
+        self.shared().change(|state| state.invalidate_registration_token(scope));
+    }
+
+    /// The registration token that is minted next.
+    pub fn plan_registration_token(&self, token: &str) {
+        self.shared().change(|state| state.plan_registration_token(token.to_owned()));
+    }
+
+    /// A new API token of the site admin with these scopes (`write:admin`, `read:organization`, `all`).
+    #[must_use]
+    pub fn api_token(&self, scopes: &[&str]) -> SecretString {
+        self.shared().change(|state| state.add_api_token(None, USER, scopes)).into()
+    }
+
+    /// A known API token of a user; users other than [`USER`] are no site admins.
+    pub fn add_api_token(&self, token: &str, user: &str, scopes: &[&str]) {
+        self.shared().change(|state| state.add_api_token(Some(token.to_owned()), user, scopes));
+    }
+
+    /// Revokes an API token.
+    pub fn remove_api_token(&self, token: &SecretString) {
+        self.shared().change(|state| state.remove_api_token(token.expose_secret()));
+    }
+}
+
+// Runners.
+impl StandInGitea {
+    /// All runners, in the order of Gitea's lists: the latest call first.
+    #[must_use]
+    pub fn runners(&self) -> Vec<RunnerView> {
+        let now = self.shared().now();
+        self.shared().look(|state| state.runners(now, &Scope::Instance))
+    }
+
+    /// One runner.
+    #[must_use]
+    pub fn runner(&self, id: i64) -> Option<RunnerView> {
+        let now = self.shared().now();
+        self.shared().look(|state| state.runner(now, &Scope::Instance, id))
+    }
+
+    /// Puts a runner there; one of the same id is replaced.
+    pub fn add_runner(&self, seed: RunnerSeed) -> RunnerView {
+        let now = self.shared().now();
+        self.shared().change(|state| state.add_runner(now, seed))
+    }
+
+    /// Deletes a runner, as an admin does in Gitea's pages; answers whether it was there.
+    pub fn remove_runner(&self, id: i64) -> bool {
+        self.shared().change(|state| state.delete_runner(&Scope::Instance, id))
+    }
+
+    /// Id, uuid and token that the next Register gets.
+    pub fn plan_runner(&self, id: i64, uuid: &str, token: &str) {
+        self.shared().change(|state| state.plan_runner(id, uuid.to_owned(), token.to_owned()));
+    }
+}
+
+// Tasks.
+impl StandInGitea {
+    /// Queues a task of the repository `acme/app` for a runner with all of these labels.
+    pub fn queue_task(&self, labels: &[&str]) -> TaskId {
+        let labels = labels.iter().map(|&label| label.to_owned()).collect();
+        self.queue(TaskSeed { labels, ..TaskSeed::default() })
+    }
+
+    /// Queues a task; one of the same id is replaced.
+    pub fn queue(&self, seed: TaskSeed) -> TaskId {
+        self.shared().change(|state| state.queue_task(seed))
+    }
+
+    /// One task.
+    #[must_use]
+    pub fn task(&self, id: TaskId) -> Option<TaskView> {
+        self.shared().look(|state| state.task(id))
+    }
+
+    /// All tasks, by their ids.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskView> {
+        self.shared().look(|state| state.tasks())
+    }
+
+    /// Cancels a task that has not ended; answers whether that was so. Its runner learns it from the
+    /// answer to its next report.
+    pub fn cancel_task(&self, id: TaskId) -> bool {
+        self.shared().change(|state| state.cancel_task(id))
+    }
+
+    /// Sets a scope's `tasks_version`; it begins with 1 and goes up with each task.
+    pub fn set_tasks_version(&self, scope: Scope, version: i64) {
+        self.shared().change(|state| state.set_tasks_version(scope, version));
+    }
+}

@@ -1,0 +1,403 @@
+//! Sockets, connections, and the way of a request through the stand-in.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::fault::{Effect, Faults, When};
+use super::journal::Journal;
+use super::state::{Moment, State};
+use super::{Options, Tls, extra, rest, route, rpc};
+
+/// An answer.
+pub(super) type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
+
+/// Go's server sends longer answers chunked.
+const SIZED_UP_TO: usize = 2048;
+/// So far before the start time is counted from, so that seeds may lie in the past.
+const PAST: Duration = Duration::from_secs(365 * 24 * 3600);
+const BACKLOG: u32 = 1024;
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) faults: Faults,
+    pub(super) journal: Journal,
+    pub(super) changed: Notify,
+    state: Mutex<State>,
+    started: tokio::time::Instant,
+    url: String,
+}
+
+impl Shared {
+    pub(super) fn new(options: Options, address: SocketAddr) -> Self {
+        let scheme = if options.tls.is_some() { "https" } else { "http" };
+        Self {
+            url: format!("{scheme}://{address}{}", options.sub_path),
+            options,
+            faults: Faults::default(),
+            journal: Journal::default(),
+            changed: Notify::new(),
+            state: Mutex::default(),
+            started: tokio::time::Instant::now(),
+        }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        PAST + self.started.elapsed()
+    }
+
+    pub(super) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_waiters();
+        changed
+    }
+
+    /// Gitea's configured root address, with a slash at its end.
+    pub(super) fn own_root_url(&self) -> String {
+        self.options.root_url.clone().unwrap_or_else(|| format!("{}/", self.url))
+    }
+
+    /// The root address that links in a task begin with: as the request names it where a proxy says so.
+    pub(super) fn root_url(&self, head: &Parts) -> String {
+        let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let host = header("host").or(head.uri.authority().map(|authority| authority.as_str()));
+        match (header("x-forwarded-proto"), host) {
+            (Some(proto), Some(host)) => format!("{proto}://{host}{}/", self.options.sub_path),
+            _ => self.own_root_url(),
+        }
+    }
+}
+
+/// The listener and its connections; they end when this is dropped.
+pub(super) struct Server {
+    shared: Arc<Shared>,
+    acceptor: Option<TlsAcceptor>,
+    address: SocketAddr,
+    running: tokio::sync::Mutex<Running>,
+}
+
+enum Running {
+    Up {
+        ending: DropGuard,
+        tasks: TaskTracker,
+    },
+    /// Bound, but not listening: connections are refused, and nobody else gets the port.
+    Down(TcpSocket),
+    Stopped,
+}
+
+impl Server {
+    pub(super) fn start(options: Options) -> io::Result<Self> {
+        let acceptor = options.tls.as_ref().map(acceptor).transpose()?;
+        let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let address = socket.local_addr()?;
+        let shared = Arc::new(Shared::new(options, address));
+        let running = up(&shared, acceptor.as_ref(), socket)?;
+        Ok(Self { shared, acceptor, address, running: tokio::sync::Mutex::new(running) })
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) async fn set_down(&self) -> io::Result<()> {
+        let mut running = self.running.lock().await;
+        if matches!(*running, Running::Up { .. }) {
+            end(std::mem::replace(&mut *running, Running::Stopped)).await;
+            *running = Running::Down(bind(self.address)?);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn set_up(&self) -> io::Result<()> {
+        let mut running = self.running.lock().await;
+        let socket = match std::mem::replace(&mut *running, Running::Stopped) {
+            Running::Up { ending, tasks } => {
+                *running = Running::Up { ending, tasks };
+                return Ok(());
+            }
+            Running::Down(socket) => socket,
+            Running::Stopped => bind(self.address)?,
+        };
+        *running = up(&self.shared, self.acceptor.as_ref(), socket)?;
+        Ok(())
+    }
+
+    pub(super) async fn stop(&self) {
+        let mut running = self.running.lock().await;
+        end(std::mem::replace(&mut *running, Running::Stopped)).await;
+    }
+}
+
+/// A plain answer with one body.
+pub(super) fn reply(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Reply {
+    let mut reply = bare(status, body.into());
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
+/// An answer with no body.
+pub(super) fn empty(status: StatusCode) -> Reply {
+    bare(status, Bytes::new())
+}
+
+/// What Go's router answers for a path that it does not know.
+pub(super) fn not_found() -> Reply {
+    let text = "404 page not found\n";
+    let mut reply = reply(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", text);
+    let nosniff = HeaderValue::from_static("nosniff");
+    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    reply
+}
+
+/// A parameter of the query, as it was sent; empty where it has no value.
+pub(super) fn query<'a>(head: &'a Parts, name: &str) -> Option<&'a str> {
+    let pairs = head.uri.query()?.split('&');
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+fn bare(status: StatusCode, body: Bytes) -> Reply {
+    let body = if body.len() > SIZED_UP_TO {
+        let one = stream::iter([Ok(Frame::data(body))]);
+        StreamBody::new(one).boxed_unsync()
+    } else {
+        Full::new(body).map_err(|never| match never {}).boxed_unsync()
+    };
+    let mut reply = Response::new(body);
+    *reply.status_mut() = status;
+    reply
+}
+
+fn acceptor(tls: &Tls) -> io::Result<TlsAcceptor> {
+    let chain = CertificateDer::pem_slice_iter(tls.certificate_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_slice(tls.key_pem.expose_secret().as_bytes())
+        .map_err(io::Error::other)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(io::Error::other)?;
+    config.alpn_protocols = if tls.http2 {
+        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+    } else {
+        vec![b"http/1.1".to_vec()]
+    };
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+fn up(
+    shared: &Arc<Shared>,
+    acceptor: Option<&TlsAcceptor>,
+    socket: TcpSocket,
+) -> io::Result<Running> {
+    let listener = socket.listen(BACKLOG)?;
+    let tasks = TaskTracker::new();
+    let ending = CancellationToken::new();
+    let host = Host {
+        shared: shared.clone(),
+        acceptor: acceptor.cloned(),
+        tasks: tasks.clone(),
+        ending: ending.clone(),
+    };
+    host.spawn(host.clone().accept(listener));
+    Ok(Running::Up { ending: ending.drop_guard(), tasks })
+}
+
+async fn end(running: Running) {
+    if let Running::Up { ending, tasks } = running {
+        drop(ending);
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+/// One run of the server, between two times of being down.
+#[derive(Clone)]
+struct Host {
+    shared: Arc<Shared>,
+    acceptor: Option<TlsAcceptor>,
+    tasks: TaskTracker,
+    ending: CancellationToken,
+}
+
+/// How a request ends with no answer; its connection ends too.
+enum End {
+    Reset,
+    Close,
+}
+
+impl Host {
+    /// Runs it until the server goes down.
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<Option<T>> {
+        self.tasks.spawn(self.ending.clone().run_until_cancelled_owned(task))
+    }
+
+    async fn accept(self, listener: TcpListener) {
+        loop {
+            // Errors here are those of one connection, or of too many open files: both pass.
+            match listener.accept().await {
+                Ok((stream, _)) => drop(self.spawn(self.clone().connection(stream))),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    async fn connection(self, stream: TcpStream) {
+        // A second handle on the socket: hyper owns the first.
+        let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
+        let _ = stream.set_nodelay(true);
+        match self.acceptor.clone() {
+            None => self.http(stream, socket, false).await,
+            Some(acceptor) => {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    self.http(stream, socket, http2).await;
+                }
+            }
+        }
+    }
+
+    async fn http<S>(self, stream: S, socket: OwnedFd, http2: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (ended, mut endings) = tokio::sync::mpsc::channel(1);
+        let service = service_fn(move |request| {
+            let (host, ended) = (self.clone(), ended.clone());
+            async move {
+                match host.handle(request).await {
+                    Ok(reply) => Ok::<_, Infallible>(reply),
+                    Err(end) => {
+                        let _ = ended.send(end).await;
+                        std::future::pending().await
+                    }
+                }
+            }
+        });
+        let io = TokioIo::new(stream);
+        let serving: futures_util::future::Either<_, _> = if http2 {
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            futures_util::future::Either::Left(server.serve_connection(io, service))
+        } else {
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(None).title_case_headers(true);
+            futures_util::future::Either::Right(server.serve_connection(io, service))
+        };
+        tokio::select! {
+            _ = serving => {}
+            Some(End::Reset) = endings.recv() => {
+                let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+            }
+        }
+    }
+
+    async fn handle(&self, request: Request<Incoming>) -> Result<Reply, End> {
+        let shared = &self.shared;
+        let (head, body) = request.into_parts();
+        let number = shared.journal.arrived(&head);
+        let path = route::normalize(head.uri.path(), &shared.options.sub_path);
+        let path = path.map(std::borrow::Cow::into_owned);
+        if let Some(path) = path.as_deref().filter(|path| extra::is_streamed(path)) {
+            shared.journal.completed(number, &Bytes::new());
+            if let Some(answer) = self.suffer(&head, path, When::BeforeActing).await? {
+                return Ok(answer);
+            }
+            let reply = extra::answer(&head, path, body).await.map_err(|_| End::Close)?;
+            let spoilt = self.suffer(&head, path, When::AfterActing).await?;
+            return Ok(spoilt.unwrap_or(reply));
+        }
+        let body = body.collect().await.map_err(|_| End::Close)?.to_bytes();
+        shared.journal.completed(number, &body);
+        let Some(path) = path else { return Ok(not_found()) };
+        // In a task of its own: Gitea acts even if the client hangs up.
+        let host = self.clone();
+        let acting = self.spawn(async move { host.act(&head, &path, &body).await });
+        acting.await.ok().flatten().unwrap_or(Err(End::Close))
+    }
+
+    async fn act(&self, head: &Parts, path: &str, body: &Bytes) -> Result<Reply, End> {
+        if let Some(answer) = self.suffer(head, path, When::BeforeActing).await? {
+            return Ok(answer);
+        }
+        let reply = rpc::answer(&self.shared, head, path, body)
+            .or_else(|| rest::answer(&self.shared, head, path))
+            .unwrap_or_else(not_found);
+        let spoilt = self.suffer(head, path, When::AfterActing).await?;
+        Ok(spoilt.unwrap_or(reply))
+    }
+
+    /// Applies the rules that match; an answer that one of them gives is in place of the right one.
+    async fn suffer(&self, head: &Parts, path: &str, when: When) -> Result<Option<Reply>, End> {
+        let mut passed = 0;
+        while let Some((id, effect)) = self.shared.faults.take(passed, &head.method, path, when) {
+            passed = id;
+            match effect {
+                Effect::Delay(pause) => tokio::time::sleep(pause).await,
+                Effect::Reset => return Err(End::Reset),
+                Effect::Close => return Err(End::Close),
+                Effect::Stall => std::future::pending().await,
+                Effect::Gate(gate) => gate.pass().await,
+                Effect::Answer(answer) => {
+                    let mut reply = bare(answer.status, answer.body);
+                    for (name, value) in answer.headers {
+                        if let Ok(value) = HeaderValue::try_from(value) {
+                            reply.headers_mut().append(name, value);
+                        }
+                    }
+                    return Ok(Some(reply));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

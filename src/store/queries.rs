@@ -1,0 +1,211 @@
+//! The statements. Each function is one transaction.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
+use secrecy::ExposeSecret;
+
+use super::rows::{self, codec_text, list_text, scope_text, state_text, time_ms};
+use super::{KeptAnswer, NewRunner, StoredIntent, Touch};
+use crate::broker::{Intent, Record, RecordId, RecordState};
+
+/// How long an ended record is kept, so that a second Deregister gets the same answer.
+pub(super) const KEEP_ENDED: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) fn insert_intent(c: &Connection, intent: &Intent) -> Result<()> {
+    let key = &intent.key;
+    c.prepare_cached(
+        "INSERT INTO intents (nonce, scope, parent_id, name, labels, ephemeral, peer, codec, version, created_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        intent.nonce,
+        scope_text(&intent.scope),
+        key.parent_id,
+        key.name,
+        list_text(&key.labels),
+        key.ephemeral,
+        key.peer.to_string(),
+        codec_text(key.codec),
+        intent.version,
+        time_ms(intent.created_at),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn drop_intent(c: &Connection, nonce: &str) -> Result<()> {
+    c.prepare_cached("DELETE FROM intents WHERE nonce = ?")?.execute([nonce])?;
+    Ok(())
+}
+
+pub(super) fn mark_unclear(c: &Connection, nonce: &str, detail: &str) -> Result<()> {
+    c.prepare_cached("UPDATE intents SET unclear = ? WHERE nonce = ?")?.execute([detail, nonce])?;
+    Ok(())
+}
+
+pub(super) fn intents(c: &Connection) -> Result<Vec<StoredIntent>> {
+    c.prepare_cached("SELECT * FROM intents ORDER BY created_at, nonce")?
+        .query_map([], rows::intent)?
+        .collect()
+}
+
+pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
+    let NewRunner { intent, credentials, .. } = new;
+    let key = &intent.key;
+    let tx = c.transaction()?;
+    drop_intent(&tx, &intent.nonce)?;
+    tx.prepare_cached(
+        "INSERT INTO runners (scope, presented_id, presented_uuid, presented_token,
+                              upstream_id, upstream_uuid, upstream_token,
+                              name, labels, version, ephemeral, parent_id, peer, dialled, registered_at)
+         VALUES (:scope, :id, :uuid, :token, :id, :uuid, :token,
+                 :name, :labels, :version, :ephemeral, :parent_id, :peer, :dialled, :registered_at)",
+    )?
+    .execute(named_params! {
+        ":scope": scope_text(&intent.scope),
+        ":id": credentials.id,
+        ":uuid": credentials.uuid,
+        ":token": credentials.token.expose_secret(),
+        ":name": new.name,
+        ":labels": list_text(&new.labels),
+        ":version": new.version,
+        ":ephemeral": key.ephemeral,
+        ":parent_id": key.parent_id,
+        ":peer": key.peer.to_string(),
+        ":dialled": new.dialled,
+        ":registered_at": time_ms(new.registered_at),
+    })?;
+    let id = tx.last_insert_rowid();
+    tx.prepare_cached(
+        "INSERT INTO answers (record_id, parent_id, name, labels, ephemeral, peer, codec, answer)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        id,
+        key.parent_id,
+        key.name,
+        list_text(&key.labels),
+        key.ephemeral,
+        key.peer.to_string(),
+        codec_text(key.codec),
+        &new.answer[..],
+    ])?;
+    let record = tx
+        .prepare_cached("SELECT * FROM runners WHERE record_id = ?")?
+        .query_row([id], rows::record)?;
+    tx.commit()?;
+    Ok(record)
+}
+
+pub(super) fn runners(c: &Connection) -> Result<Vec<Record>> {
+    c.prepare_cached("SELECT * FROM runners WHERE state <> 'ended' ORDER BY record_id")?
+        .query_map([], rows::record)?
+        .collect()
+}
+
+pub(super) fn ended_by_uuid(c: &Connection, uuid: &str) -> Result<Option<Record>> {
+    c.prepare_cached(
+        "SELECT * FROM runners WHERE presented_uuid = ? AND state = 'ended'
+         ORDER BY record_id DESC LIMIT 1",
+    )?
+    .query_row([uuid], rows::record)
+    .optional()
+}
+
+pub(super) fn answers(c: &Connection, since: SystemTime) -> Result<Vec<KeptAnswer>> {
+    c.prepare_cached(
+        "SELECT answers.*, registered_at FROM answers JOIN runners USING (record_id)
+         WHERE delivered = 0 AND spoke = 0 AND state <> 'ended' AND registered_at > ?
+         ORDER BY record_id",
+    )?
+    .query_map([time_ms(since)], rows::answer)?
+    .collect()
+}
+
+pub(super) fn answer(c: &Connection, id: RecordId) -> Result<Option<Bytes>> {
+    c.prepare_cached("SELECT answer FROM answers WHERE record_id = ?")?
+        .query_row([id.0], |row| row.get::<_, Vec<u8>>(0))
+        .optional()
+        .map(|answer| answer.map(Bytes::from))
+}
+
+pub(super) fn declare(
+    c: &Connection,
+    id: RecordId,
+    labels: &[String],
+    version: &str,
+) -> Result<()> {
+    c.prepare_cached("UPDATE runners SET labels = ?, version = ? WHERE record_id = ?")?
+        .execute(params![list_text(labels), version, id.0])?;
+    Ok(())
+}
+
+pub(super) fn set_file(c: &Connection, id: RecordId, file: Option<&Path>) -> Result<()> {
+    c.prepare_cached("UPDATE runners SET file = ? WHERE record_id = ?")?
+        .execute(params![file.map(|path| path.as_os_str().as_bytes()), id.0])?;
+    Ok(())
+}
+
+pub(super) fn set_state(c: &mut Connection, id: RecordId, state: RecordState) -> Result<()> {
+    let (word, reason) = state_text(state);
+    let now = SystemTime::now();
+    let ended = matches!(state, RecordState::Ended(_));
+    let tx = c.transaction()?;
+    tx.prepare_cached(
+        "UPDATE runners SET state = ?, reason = ?, ended_at = ? WHERE record_id = ?",
+    )?
+    .execute(params![word, reason, ended.then(|| time_ms(now)), id.0])?;
+    if ended {
+        tx.prepare_cached("UPDATE runners SET tasks = '[]' WHERE record_id = ?")?
+            .execute([id.0])?;
+        tx.prepare_cached("DELETE FROM answers WHERE record_id = ?")?.execute([id.0])?;
+        prune(&tx, now)?;
+    }
+    tx.commit()
+}
+
+pub(super) fn touch(c: &mut Connection, batch: &[Touch]) -> Result<()> {
+    let tx = c.transaction()?;
+    {
+        let mut update = tx.prepare_cached(
+            "UPDATE runners SET last_seen_at = coalesce(?, last_seen_at),
+                                spoke = spoke OR ?, delivered = delivered OR ?, tasks = ?
+             WHERE record_id = ?",
+        )?;
+        let mut forget = tx.prepare_cached("DELETE FROM answers WHERE record_id = ?")?;
+        for touch in batch {
+            update.execute(params![
+                touch.last_seen_at.map(time_ms),
+                touch.spoke,
+                touch.delivered,
+                list_text(&touch.tasks),
+                touch.record_id.0,
+            ])?;
+            if touch.spoke {
+                forget.execute([touch.record_id.0])?;
+            }
+        }
+    }
+    tx.commit()
+}
+
+/// Forgets records that ended long ago.
+pub(super) fn prune(c: &Connection, now: SystemTime) -> Result<()> {
+    let before = now.checked_sub(KEEP_ENDED).unwrap_or(SystemTime::UNIX_EPOCH);
+    c.prepare_cached("DELETE FROM runners WHERE ended_at < ?")?.execute([time_ms(before)])?;
+    Ok(())
+}
+
+pub(super) fn probe(c: &Connection) -> Result<()> {
+    c.prepare_cached("INSERT OR REPLACE INTO probe (id, at) VALUES (1, ?)")?
+        .execute([time_ms(SystemTime::now())])?;
+    Ok(())
+}
+
+/// Folds the journal into the database file; nothing to do where there is no write-ahead log.
+pub(super) fn checkpoint(c: &Connection) -> Result<()> {
+    c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
+}

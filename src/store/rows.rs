@@ -1,0 +1,166 @@
+//! Between rows and types. Times are Unix milliseconds, lists are JSON.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rusqlite::types::Type;
+use rusqlite::{Result, Row};
+use secrecy::SecretString;
+
+use super::{KeptAnswer, StoredIntent};
+use crate::broker::{Credentials, Intent, Key, Reason, Record, RecordId, RecordState};
+use crate::config::Scope;
+use crate::connect::Codec;
+
+pub(super) fn record(row: &Row<'_>) -> Result<Record> {
+    Ok(Record {
+        record_id: RecordId(row.get("record_id")?),
+        scope: told(row, "scope", scope_from)?,
+        presented: Credentials {
+            id: row.get("presented_id")?,
+            uuid: row.get("presented_uuid")?,
+            token: SecretString::from(row.get::<_, String>("presented_token")?),
+        },
+        upstream: Credentials {
+            id: row.get("upstream_id")?,
+            uuid: row.get("upstream_uuid")?,
+            token: SecretString::from(row.get::<_, String>("upstream_token")?),
+        },
+        name: row.get("name")?,
+        labels: told(row, "labels", list_from)?,
+        version: row.get("version")?,
+        ephemeral: row.get("ephemeral")?,
+        parent_id: row.get("parent_id")?,
+        peer: told(row, "peer", ip_from)?,
+        dialled: row.get("dialled")?,
+        registered_at: time_from(row.get("registered_at")?),
+        delivered: row.get("delivered")?,
+        spoke: row.get("spoke")?,
+        last_seen_at: row.get::<_, Option<i64>>("last_seen_at")?.map(time_from),
+        tasks: told(row, "tasks", list_from)?,
+        state: state(row)?,
+        file: row
+            .get::<_, Option<Vec<u8>>>("file")?
+            .map(|bytes| PathBuf::from(OsString::from_vec(bytes))),
+    })
+}
+
+pub(super) fn intent(row: &Row<'_>) -> Result<StoredIntent> {
+    Ok(StoredIntent {
+        intent: Intent {
+            nonce: row.get("nonce")?,
+            scope: told(row, "scope", scope_from)?,
+            key: key(row)?,
+            version: row.get("version")?,
+            created_at: time_from(row.get("created_at")?),
+        },
+        unclear: row.get("unclear")?,
+    })
+}
+
+pub(super) fn answer(row: &Row<'_>) -> Result<KeptAnswer> {
+    Ok(KeptAnswer {
+        record_id: RecordId(row.get("record_id")?),
+        key: key(row)?,
+        answer: Bytes::from(row.get::<_, Vec<u8>>("answer")?),
+        registered_at: time_from(row.get("registered_at")?),
+    })
+}
+
+fn key(row: &Row<'_>) -> Result<Key> {
+    Ok(Key {
+        parent_id: row.get("parent_id")?,
+        name: row.get("name")?,
+        labels: told(row, "labels", list_from)?,
+        ephemeral: row.get("ephemeral")?,
+        peer: told(row, "peer", ip_from)?,
+        codec: told(row, "codec", codec_from)?,
+    })
+}
+
+fn state(row: &Row<'_>) -> Result<RecordState> {
+    let reason = || told(row, "reason", Reason::parse);
+    match row.get::<_, String>("state")?.as_str() {
+        "active" => Ok(RecordState::Active),
+        "deregistering" => Ok(RecordState::Deregistering(reason()?)),
+        "ended" => Ok(RecordState::Ended(reason()?)),
+        _ => Err(unknown("state")),
+    }
+}
+
+pub(super) fn state_text(state: RecordState) -> (&'static str, Option<&'static str>) {
+    match state {
+        RecordState::Active => ("active", None),
+        RecordState::Deregistering(reason) => ("deregistering", Some(reason.as_str())),
+        RecordState::Ended(reason) => ("ended", Some(reason.as_str())),
+    }
+}
+
+pub(super) fn scope_text(scope: &Scope) -> String {
+    match scope {
+        Scope::Instance => "instance".into(),
+        Scope::User => "user".into(),
+        Scope::Org(name) => format!("org:{name}"),
+        Scope::Repo { owner, name } => format!("repo:{owner}/{name}"),
+    }
+}
+
+fn scope_from(text: &str) -> Option<Scope> {
+    match text.split_once(':') {
+        None if text == "instance" => Some(Scope::Instance),
+        None if text == "user" => Some(Scope::User),
+        Some(("org", name)) => Some(Scope::Org(name.into())),
+        Some(("repo", path)) => {
+            let (owner, name) = path.split_once('/')?;
+            Some(Scope::Repo { owner: owner.into(), name: name.into() })
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn codec_text(codec: Codec) -> &'static str {
+    match codec {
+        Codec::Proto => "proto",
+        Codec::Json => "json",
+    }
+}
+
+fn codec_from(text: &str) -> Option<Codec> {
+    [Codec::Proto, Codec::Json].into_iter().find(|codec| codec_text(*codec) == text)
+}
+
+pub(super) fn list_text<T: Clone + Into<serde_json::Value>>(list: &[T]) -> String {
+    serde_json::Value::from(list).to_string()
+}
+
+fn list_from<T: serde::de::DeserializeOwned>(text: &str) -> Option<Vec<T>> {
+    serde_json::from_str(text).ok()
+}
+
+fn ip_from(text: &str) -> Option<IpAddr> {
+    text.parse().ok()
+}
+
+pub(super) fn time_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn time_from(ms: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or_default())
+}
+
+/// Reads a text column whose words are a closed set or a format of ours.
+fn told<T>(row: &Row<'_>, column: &'static str, from: impl FnOnce(&str) -> Option<T>) -> Result<T> {
+    from(row.get_ref(column)?.as_str()?).ok_or_else(|| unknown(column))
+}
+
+/// Names the column, not what is in it.
+fn unknown(column: &'static str) -> rusqlite::Error {
+    let text = format!("the column {column} holds what this broker cannot read");
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Text, text.into())
+}

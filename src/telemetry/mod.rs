@@ -1,0 +1,6 @@
+//! What the broker tells of itself: log lines and metrics.
+
+pub mod log;
+pub mod metrics;
+
+pub use metrics::Metrics;

@@ -1,0 +1,138 @@
+//! The broker as it is built, between a real Gitea and real runners.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::gitea::Gitea;
+use crate::process::Process;
+
+/// What runners show to the broker.
+pub const ENROLLMENT_TOKEN: &str = "an-enrollment-token-of-more-than-32-characters";
+
+const START: Duration = Duration::from_secs(30);
+/// `shutdown.deadline` is nine seconds; a loaded machine gets one more.
+const STOP: Duration = Duration::from_secs(10);
+
+/// A broker with its store and its secrets; it ends with this value.
+pub struct Broker {
+    home: TempDir,
+    gitea: String,
+    sub_path: String,
+    /// Where runners dial it: kept over a restart.
+    runners: SocketAddr,
+    process: Option<Process>,
+    /// What earlier lives wrote.
+    earlier: String,
+}
+
+impl Broker {
+    /// Starts one with these tokens of Gitea.
+    pub fn start(gitea: &Gitea, registration_token: &str, api_token: Option<&str>) -> Self {
+        let home = tempfile::tempdir().expect("a folder for temporary files");
+        let mut broker = Self {
+            home,
+            gitea: gitea.url.clone(),
+            sub_path: gitea.sub_path.clone(),
+            runners: ([127, 0, 0, 1], 0).into(),
+            process: None,
+            earlier: String::new(),
+        };
+        broker.secret("registration_token", registration_token);
+        broker.secret("enrollment_token", ENROLLMENT_TOKEN);
+        if let Some(token) = api_token {
+            broker.secret("api_token", token);
+        }
+        fs::create_dir(broker.path("runners")).expect("a folder of this test");
+        broker.up();
+        broker
+    }
+
+    /// Starts it, also after [`Broker::down`], and returns when it listens.
+    pub fn up(&mut self) {
+        let process = Process::start("runner-broker", &mut self.command());
+        self.runners = process.line("that it is listening", START, |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            (line["message"] == "listening").then(|| {
+                let runners = line["runners"].as_str().expect("the runners' address as text");
+                runners.parse().expect("an address with a port")
+            })
+        });
+        self.process = Some(process);
+    }
+
+    /// Ends it by this signal and waits for as long as it may take.
+    pub fn down(&mut self, signal: Signal) -> ExitStatus {
+        let mut process = self.process.take().expect("a running broker");
+        process.signal(signal);
+        let status = process.wait(STOP);
+        self.earlier.push_str(&process.output());
+        self.earlier.push('\n');
+        status
+    }
+
+    /// What a runner dials.
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.runners, self.sub_path)
+    }
+
+    /// All that it wrote, over all its lives.
+    pub fn output(&self) -> String {
+        let now = self.process.as_ref().map_or_else(String::new, Process::output);
+        format!("{}{now}", self.earlier)
+    }
+
+    /// The runner file that it writes for a runner of this name.
+    pub fn runner_file(&self, name: &str) -> PathBuf {
+        self.path("runners").join(name).join(".runner")
+    }
+
+    /// Gives it another token of Gitea, from its next start on.
+    pub fn set_registration_token(&self, token: &str) {
+        self.secret("registration_token", token);
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));
+        command.arg("serve").env_clear().current_dir(self.home.path());
+        command.env("GITEA_INSTANCE_URL", &self.gitea);
+        command.env("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", self.path("registration_token"));
+        if self.path("api_token").exists() {
+            command.env("GITEA_API_TOKEN_FILE", self.path("api_token"));
+        }
+        for (key, value) in [
+            ("LISTEN__RUNNERS", self.runners.to_string()),
+            ("ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
+            ("ADMIN__SOCKET", self.text("admin.sock")),
+            ("STORE__URL", format!("sqlite:{}", self.text("state.db"))),
+            ("ENROLLMENT__TOKEN_FILE", self.text("enrollment_token")),
+            ("CREDENTIALS__PATH", self.text("runners/{name}/.runner")),
+            ("LABELS__E2E", "host".to_owned()),
+            // On loopback the broker takes itself for one runner's sidecar; here it is a shared one.
+            ("SHUTDOWN__DEREGISTER", "gone".to_owned()),
+            ("LOG__FORMAT", "json".to_owned()),
+            ("LOG__LEVEL", "trace".to_owned()),
+        ] {
+            command.env(format!("RUNNER_BROKER__{key}"), value);
+        }
+        command
+    }
+
+    fn secret(&self, name: &str, value: &str) {
+        fs::write(self.path(name), value).expect("a folder of this test");
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+}

@@ -1,0 +1,128 @@
+//! A real runner, registered and started as the start script of its image does it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binary;
+use crate::process::Process;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A folder with a runner in it; the runner ends with this value.
+pub struct Runner {
+    home: TempDir,
+    name: String,
+    daemon: Option<Process>,
+    /// What `register` wrote.
+    registered: String,
+}
+
+impl Runner {
+    /// An empty folder and a name.
+    pub fn new(name: &str) -> Self {
+        let home = tempfile::tempdir().expect("a folder for temporary files");
+        // Polls once a second, so that a test does not wait for the default's five.
+        let config =
+            "runner: {fetch_interval: 1s, fetch_interval_max: 1s}\ncache: {enabled: false}\n";
+        fs::write(home.path().join("config.yaml"), config).expect("a folder of this test");
+        Self { home, name: name.to_owned(), daemon: None, registered: String::new() }
+    }
+
+    /// Runs `register` with the label `e2e`; the error is what it wrote.
+    pub fn register(&mut self, instance: &str, token: &str) -> Result<(), String> {
+        let mut command = self.command("register");
+        command.args(["--no-interactive", "--labels", "e2e:host", "--name", &self.name]);
+        command.args(["--instance", instance, "--token", token]);
+        command.env("GITEA_INSTANCE_URL", instance);
+        command.env("GITEA_RUNNER_REGISTRATION_TOKEN", token);
+        command.env("GITEA_RUNNER_NAME", &self.name);
+        command.env("GITEA_RUNNER_LABELS", "e2e:host");
+        let (status, output) = Process::run("gitea-runner register", &mut command, LIMIT);
+        if !status.success() {
+            return Err(output);
+        }
+        self.registered = output;
+        Ok(())
+    }
+
+    /// Starts the daemon and returns when it has declared itself.
+    pub fn start(&mut self) {
+        let mut command = self.command("daemon");
+        command.env("GITEA_RUNNER_NAME", &self.name).env("GITEA_RUNNER_LABELS", "e2e:host");
+        let daemon = Process::start("gitea-runner daemon", &mut command);
+        daemon.line("that it declared itself", LIMIT, |line| {
+            assert!(!line.contains("fail to invoke Declare"), "{line}");
+            line.contains("declare successfully").then_some(())
+        });
+        self.daemon = Some(daemon);
+    }
+
+    /// Ends the daemon as a container's stop does; gives all that the runner ever wrote.
+    pub fn stop(&mut self) -> String {
+        let mut daemon = self.daemon.take().expect("a running runner");
+        daemon.signal(Signal::TERM);
+        daemon.wait(LIMIT);
+        format!("{}\n{}", self.registered, daemon.output())
+    }
+
+    /// The runner file.
+    pub fn file(&self) -> Value {
+        read_runner_file(&self.home.path().join(".runner"))
+    }
+
+    /// The daemon's environment, as its processes see it.
+    pub fn environment(&self) -> Vec<u8> {
+        let pid = self.daemon.as_ref().expect("a running runner").pid();
+        fs::read(format!("/proc/{pid}/environ")).expect("a child's environment")
+    }
+
+    /// Lets a job that waits for it go on.
+    pub fn release_job(&self) {
+        fs::write(self.home.path().join("go"), "").expect("a folder of this test");
+    }
+
+    /// The files of the runner's folder that hold this text, its jobs' folders included.
+    pub fn files_with(&self, text: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        search(self.home.path(), text.as_bytes(), &mut found).expect("a folder of this test");
+        found
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let home = self.home.path();
+        let mut command = Command::new(binary("GITEA_RUNNER_BIN"));
+        command
+            .env_clear()
+            .env("HOME", home)
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.current_dir(home).args([verb, "--config", "config.yaml"]);
+        command
+    }
+}
+
+/// Reads a runner file.
+pub fn read_runner_file(path: &Path) -> Value {
+    let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn search(folder: &Path, text: &[u8], found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            search(&entry.path(), text, found)?;
+        } else if entry.file_type()?.is_file()
+            && fs::read(entry.path())?.windows(text.len()).any(|part| part == text)
+        {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
+}
