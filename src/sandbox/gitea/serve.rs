@@ -335,8 +335,10 @@ impl Host {
         };
         tokio::select! {
             _ = serving => {}
-            Some(End::Reset) = endings.recv() => {
-                let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+            end = endings.recv() => {
+                if matches!(end, Some(End::Reset)) {
+                    let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+                }
             }
         }
     }

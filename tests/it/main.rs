@@ -1,0 +1,4 @@
+//! Tests over real sockets, in one binary.
+
+mod sandbox;
+mod wire;
