@@ -4,7 +4,9 @@ use hyper::{Method, StatusCode};
 use runner_broker::config::Scope;
 use runner_broker::connect::Codec;
 use runner_broker::connect::messages::TaskResult;
-use runner_broker::sandbox::gitea::{Answer, Effect, Options, Route, TaskSeed, TaskState, When};
+use runner_broker::sandbox::gitea::{
+    Answer, Effect, Options, Route, RunnerSeed, TaskSeed, TaskState, When,
+};
 use runner_broker::sandbox::runner::{Pace, RegisterOptions, RpcError, Runner};
 use runner_broker::sandbox::{StandInGitea, StandInRunner};
 use secrecy::ExposeSecret;
@@ -200,6 +202,40 @@ async fn a_fault_before_acting_changes_nothing_and_one_after_does() {
     }
     assert_eq!(gitea.runners().len(), 2);
     program.register(&options).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reset_and_a_close_look_different_to_the_client() {
+    use std::io::ErrorKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (gitea, _) = start();
+    for (effect, expected) in
+        [(Effect::Reset, Err(ErrorKind::ConnectionReset)), (Effect::Close, Ok(0))]
+    {
+        gitea.faults().once(Route::Any, When::BeforeActing, effect);
+        let authority = gitea.url().replace("http://", "");
+        let mut socket = tokio::net::TcpStream::connect(authority).await.unwrap();
+        socket.write_all(b"GET /api/v1/version HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let got = socket.read(&mut [0; 1]).await.map_err(|error| error.kind());
+        assert_eq!(got, expected);
+    }
+}
+
+#[tokio::test]
+async fn lists_are_paged_with_at_most_50() {
+    let (gitea, program) = start();
+    for _ in 0..55 {
+        gitea.add_runner(RunnerSeed::default());
+    }
+    let admin = admin(&gitea);
+    for (query, expected) in [("", 30), ("?limit=100", 50), ("?limit=50&page=2", 5), ("?page=9", 0)]
+    {
+        let path = format!("/api/v1/admin/actions/runners{query}");
+        let answer = program.send(Method::GET, &path, &[("authorization", &admin)], "").await;
+        let list: Value = serde_json::from_slice(&answer.unwrap().body).unwrap();
+        assert_eq!(list["runners"].as_array().unwrap().len(), expected, "{query}");
+        assert_eq!(list["total_count"], 55);
+    }
 }
 
 #[tokio::test]
