@@ -432,7 +432,12 @@ mod tests {
         }
 
         #[test]
-        fn messages_come_back(name in ".*", token in ".*", labels: Vec<String>, ephemeral: bool) {
+        fn messages_come_back(
+            name in ".{0,8}",
+            token in ".{0,8}",
+            labels in proptest::collection::vec(".{0,8}", 0..4),
+            ephemeral: bool,
+        ) {
             let message =
                 RegisterRequest { name, token, labels, ephemeral, version: String::new() };
             for codec in [Codec::Proto, Codec::Json] {
