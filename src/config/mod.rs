@@ -16,7 +16,7 @@ mod types;
 mod validate;
 mod value;
 
-pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load};
+pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use problem::{Problem, Problems};
 pub use scope::Scope;
 pub use types::*;
