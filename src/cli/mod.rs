@@ -1,4 +1,5 @@
-//! The command line: one file a command, each with its `Args` and `run(args) -> Result<(), Failure>`.
+//! The command line: one file a command, each with its `Args` and
+//! `run(args) -> Result<(), Failure>`.
 
 mod check;
 mod client;
@@ -51,7 +52,7 @@ impl Cli {
     }
 }
 
-/// Shows what the parser has to say, to whom it belongs: help is an answer, a usage error a failure.
+/// Shows what the parser has to say: help is an answer, a usage error a failure.
 #[must_use]
 pub fn refuse(error: &clap::Error) -> ExitCode {
     // Where the terminal is gone there is nobody to tell.
@@ -117,4 +118,14 @@ fn print(text: impl fmt::Display) -> Result<(), Failure> {
 /// Writes lines to standard error; where that is closed there is nobody to tell.
 fn complain(text: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_arguments_are_in_each_others_way() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -8,7 +8,8 @@ use crate::config::{self, Admin, Loaded, Problem, Sources};
 /// Where settings come from.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SettingsArgs {
-    /// Settings file, TOML [default: $RUNNER_BROKER_CONFIG, else /etc/runner-broker/config.toml where there is one]
+    /// Settings file, TOML [default: $RUNNER_BROKER_CONFIG, else /etc/runner-broker/config.toml
+    /// where there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 

@@ -1,6 +1,6 @@
 //! What the file, the environment and the flags say, laid over one another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::mem;
@@ -129,7 +129,7 @@ impl Layers {
                     table.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
                 ),
                 ValueKind::Table(table) if !table.is_empty() => {
-                    for key in table.into_keys().collect::<std::collections::BTreeSet<_>>() {
+                    for key in table.into_keys().collect::<BTreeSet<_>>() {
                         self.unknown(&format!("{section}.{key}"), origin, str::to_owned);
                     }
                 }
@@ -160,6 +160,10 @@ impl Layers {
                 } else {
                     self.problem(&key, &origin, "is no text: put it in quotes".into());
                 }
+            } else if keys::is_known(&key) && matches!(value.kind, ValueKind::Table(_)) {
+                // Told here, as tables lose their origin when they are merged.
+                let message = "is a table: give text (and put a name that holds a dot in quotes)";
+                self.problem(&key, &origin, message.into());
             } else if keys::is_known(&key) {
                 layer.put(&key, value);
             } else {
@@ -215,9 +219,10 @@ fn tables(kind: ValueKind) -> Map<String, Value> {
 
 /// Where and why a text is no TOML; never the text itself, which may hold a secret.
 fn syntax(text: &str, error: Option<&toml::de::Error>) -> String {
-    let place = error.and_then(toml::de::Error::span).and_then(|span| text.get(..span.start));
-    let line = place.map_or(1, |before| before.matches('\n').count() + 1);
-    let reason = error.map_or("a number is out of range", toml::de::Error::message);
-    let place = if error.is_some() { format!("line {line} is ") } else { String::new() };
-    format!("{place}no TOML: {reason}; correct it there")
+    let Some(error) = error else {
+        return "holds a number that is out of range: put it in quotes".into();
+    };
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    format!("line {line} is no TOML: {}; correct it there", error.message())
 }

@@ -5,6 +5,7 @@
 //! out of the merged result, and `validate` makes [`Settings`] of it. Secrets are taken out before
 //! the layers are merged and never pass through anything that parses values.
 
+mod forms;
 mod keys;
 mod layers;
 mod load;
@@ -15,6 +16,9 @@ mod secret;
 mod types;
 mod validate;
 mod value;
+
+#[cfg(test)]
+mod tests;
 
 pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use problem::{Problem, Problems};

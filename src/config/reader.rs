@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use config::{Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::forms::LabelForm;
 use super::layers::Merged;
 use super::load::Used;
 use super::problem::{Problem, one_line};
-use super::value::{LabelForm, Setting};
+use super::value::Setting;
 use super::{keys, secret};
 
 const HIDDEN: &str = "(hidden)";
@@ -133,9 +134,6 @@ impl Reader {
         let text = match value.kind {
             ValueKind::String(text) => Ok(text),
             ValueKind::I64(number) if T::INTEGER => Ok(number.to_string()),
-            ValueKind::Table(_) if keys::label_of(key).is_some() => {
-                Err("is a table: put a label that holds a dot in quotes".into())
-            }
             _ => Err("is no text: put it in quotes".into()),
         };
         match text.and_then(|text| T::parse(&text)) {

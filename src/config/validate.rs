@@ -1,15 +1,16 @@
 //! Makes [`Settings`] of the merged layers, with the rules that hold between keys.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::forms::{FilePath, Mode, StoreUrl};
 use super::reader::Reader;
-use super::value::{FilePath, Mode, Setting, StoreUrl};
+use super::value::Setting;
 use super::{
     Admin, Credentials, Enrollment, Gitea, Listen, Log, Scope, Settings, Shutdown, Store, secret,
 };
@@ -67,7 +68,8 @@ fn gitea(reader: &mut Reader) -> Option<Gitea> {
         "gitea.registration_token",
         Some(
             "give the token that Gitea shows under Actions, Runners, Create new Runner, in a file \
-             named by gitea.registration_token_file (GITEA_RUNNER_REGISTRATION_TOKEN_FILE works too)",
+             named by gitea.registration_token_file \
+             (GITEA_RUNNER_REGISTRATION_TOKEN_FILE works too)",
         ),
     );
     let api_token = reader.secret("gitea.api_token", None).filter(|token| {
@@ -76,12 +78,12 @@ fn gitea(reader: &mut Reader) -> Option<Gitea> {
             refuse_secret(
                 reader,
                 "gitea.api_token",
-                "holds what no HTTP header may hold: give the token as Gitea showed it",
+                "holds what no token of Gitea does: give it as Gitea showed it",
             );
         }
         good
     });
-    let ca_file = reader.optional("gitea.ca_file").filter(|path: &std::path::PathBuf| {
+    let ca_file = reader.optional("gitea.ca_file").filter(|path: &PathBuf| {
         certificates(path)
             .map_err(|message| {
                 let origin = reader.origin("gitea.ca_file");

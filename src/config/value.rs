@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper::Uri;
-
-use super::{Address, Busy, Deregister, LogFormat, LogLevel, Scope};
+use super::{Busy, Deregister, LogFormat, LogLevel, Scope};
 
 /// A type that settings are read as.
 pub(super) trait Setting: Sized {
@@ -74,71 +72,6 @@ impl Setting for u32 {
     }
 }
 
-/// Permission bits. A bare TOML integer is refused: `600` and `0o600` would be different modes.
-pub(super) struct Mode(pub(super) u32);
-
-impl Setting for Mode {
-    fn parse(text: &str) -> Result<Self, String> {
-        let digits = text.strip_prefix("0o").unwrap_or(text);
-        let mode = Some(digits)
-            .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
-            .and_then(|digits| u32::from_str_radix(digits, 8).ok())
-            .filter(|mode| *mode <= 0o777)
-            .ok_or_else(|| {
-                format!("{text:?} is no file mode: give three octal digits, for example \"0600\"")
-            })?;
-        if mode & 0o007 != 0 {
-            return Err(format!(
-                "{text:?} opens the runner's token to every user: end it with 0, for example 0640"
-            ));
-        }
-        if mode & 0o400 == 0 {
-            return Err(format!(
-                "{text:?} keeps the owner from reading the file: begin it with 4 or more, for example 0600"
-            ));
-        }
-        Ok(Self(mode))
-    }
-
-    fn show(&self) -> String {
-        format!("{:04o}", self.0)
-    }
-}
-
-/// A base address: http or https, no query, fragment or user; trailing slashes are dropped.
-impl Setting for Uri {
-    fn parse(text: &str) -> Result<Self, String> {
-        const EXAMPLE: &str = "for example http://gitea:3000";
-        // Said first and without the value, which may hold a password.
-        if text.contains('@') {
-            return Err(format!("holds a user name or \"@\": give the bare address, {EXAMPLE}"));
-        }
-        if text.contains(['?', '#']) {
-            return Err(format!(
-                "holds a query or fragment: end it before \"?\" or \"#\", {EXAMPLE}"
-            ));
-        }
-        let wrong = || format!("{text:?} is no web address: give http:// or https://, {EXAMPLE}");
-        let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-        let scheme = scheme.to_ascii_lowercase();
-        if !matches!(scheme.as_str(), "http" | "https") {
-            return Err(wrong());
-        }
-        let base = format!("{scheme}://{}", rest.trim_end_matches('/'));
-        let uri: Self = base.parse().map_err(|_| wrong())?;
-        let authority = uri.authority().ok_or_else(wrong)?;
-        let port_is_wrong = authority.as_str() != authority.host() && authority.port().is_none();
-        if authority.host().is_empty() || port_is_wrong {
-            return Err(wrong());
-        }
-        Ok(uri)
-    }
-
-    fn show(&self) -> String {
-        self.to_string().trim_end_matches('/').to_owned()
-    }
-}
-
 impl Setting for Scope {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|error| format!("{text:?} is no scope: {error}"))
@@ -146,112 +79,6 @@ impl Setting for Scope {
 
     fn show(&self) -> String {
         self.to_string()
-    }
-}
-
-impl Setting for Address {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "broker" => Ok(Self::Broker),
-            "gitea" => Ok(Self::Gitea),
-            url if url.contains("://") => Uri::parse(url).map(Self::Url),
-            _ => Err(format!("{text:?} is unknown: give auto, broker, gitea or a web address")),
-        }
-    }
-
-    fn show(&self) -> String {
-        match self {
-            Self::Auto => "auto".into(),
-            Self::Broker => "broker".into(),
-            Self::Gitea => "gitea".into(),
-            Self::Url(url) => url.show(),
-        }
-    }
-}
-
-/// The path of runner files, with its placeholders.
-pub(super) struct FilePath(pub(super) String);
-
-impl Setting for FilePath {
-    fn parse(text: &str) -> Result<Self, String> {
-        const EXAMPLE: &str = "for example /runners/{name}/.runner";
-        PathBuf::parse(text)?;
-        let mut bare = text.to_owned();
-        for placeholder in ["{name}", "{id}", "{uuid}"] {
-            bare = bare.replace(placeholder, "x");
-        }
-        if bare.contains(['{', '}']) {
-            return Err(format!(
-                "{text:?} holds braces other than {{name}}, {{id}} and {{uuid}}: leave them out, {EXAMPLE}"
-            ));
-        }
-        if bare.split('/').any(|part| part == "..") {
-            return Err(format!("{text:?} holds \"..\": give the plain path, {EXAMPLE}"));
-        }
-        if matches!(bare.rsplit('/').next(), None | Some("" | ".")) {
-            return Err(format!("{text:?} ends with no file name: add one, {EXAMPLE}"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    fn show(&self) -> String {
-        self.0.clone()
-    }
-}
-
-/// What follows the first colon of a full label. Only what the runner knows: `node:20` for
-/// `docker://node:20` is an easy slip.
-pub(super) struct LabelForm(pub(super) String);
-
-impl Setting for LabelForm {
-    fn parse(text: &str) -> Result<Self, String> {
-        let image = |rest: &str| !rest.trim_start_matches("//").is_empty();
-        let good = match text.split_once(':') {
-            None => text == "host",
-            Some(("docker", rest)) => image(rest),
-            Some((scheme, _)) => scheme == "host",
-        };
-        if good && !text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(format!(
-                "{text:?} does not say where jobs run: give host, or docker:// and an image, \
-                 for example docker://node:20"
-            ))
-        }
-    }
-
-    fn show(&self) -> String {
-        self.0.clone()
-    }
-}
-
-/// The database, from `sqlite:PATH`.
-pub(super) struct StoreUrl(pub(super) PathBuf);
-
-impl Setting for StoreUrl {
-    fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "{text:?} is no store: give sqlite: and an absolute path, \
-                 for example sqlite:/var/lib/runner-broker/state.db"
-            )
-        };
-        let path = text.strip_prefix("sqlite:").ok_or_else(wrong)?;
-        // A URL with an empty host means the same path.
-        let path = path.strip_prefix("//").unwrap_or(path);
-        let file = Path::new(path);
-        let plain = !path.contains(['?', '#', '\0']) && !path.ends_with('/');
-        if plain && file.is_absolute() && file.file_name().is_some() {
-            Ok(Self(file.into()))
-        } else {
-            Err(wrong())
-        }
-    }
-
-    fn show(&self) -> String {
-        format!("sqlite:{}", self.0.display())
     }
 }
 
@@ -281,5 +108,49 @@ words! {
     LogFormat { "text" => Text, "json" => Json }
     LogLevel {
         "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    #[track_caller]
+    pub(in super::super) fn reads<T: Setting>(text: &str, shown: &str) {
+        assert_eq!(T::parse(text).map(|value| value.show()), Ok(shown.to_owned()));
+        assert_eq!(T::parse(shown).map(|value| value.show()), Ok(shown.to_owned()));
+    }
+
+    #[track_caller]
+    pub(in super::super) fn refuses<T: Setting>(texts: &[&str], message: &str) {
+        for text in texts {
+            let error = T::parse(text).map(|value| value.show()).unwrap_err();
+            assert!(error.contains(message), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn ids() {
+        reads::<u32>("1000", "1000");
+        refuses::<u32>(&["", "-1", "root", "4294967295", "1.5"], "is no id");
+    }
+
+    #[test]
+    fn durations_addresses_paths_and_words() {
+        reads::<Duration>("10m", "10m");
+        reads::<Duration>("1h 30s", "1h 30s");
+        refuses::<Duration>(&["", "5", "ten", "-1s"], "is no duration");
+        reads::<SocketAddr>("0.0.0.0:8080", "0.0.0.0:8080");
+        reads::<SocketAddr>("[::1]:80", "[::1]:80");
+        refuses::<SocketAddr>(&["", ":80", "localhost:80", "1.2.3.4"], "IP:PORT");
+        reads::<PathBuf>("/x", "/x");
+        refuses::<PathBuf>(&["", "x", "/x\0y"], "no absolute path");
+        for word in ["auto", "gone", "all", "none"] {
+            reads::<Deregister>(word, word);
+        }
+        refuses::<Deregister>(&["", "All"], "give auto or gone or all or none");
+        reads::<Busy>("cancel", "cancel");
+        reads::<LogFormat>("json", "json");
+        reads::<LogLevel>("trace", "trace");
     }
 }

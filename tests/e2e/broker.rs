@@ -22,12 +22,13 @@ const STOP: Duration = Duration::from_secs(10);
 
 /// A broker with its store and its secrets; it ends with this value.
 pub struct Broker {
+    process: Option<Process>,
+    // Dropped after the process that writes there.
     home: TempDir,
     gitea: String,
     sub_path: String,
     /// Where runners dial it: kept over a restart.
     runners: SocketAddr,
-    process: Option<Process>,
     /// What earlier lives wrote.
     earlier: String,
 }

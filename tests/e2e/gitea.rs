@@ -23,10 +23,12 @@ const ADMIN: &str = "root1";
 const PASSWORD: &str = "only-on-loopback-1";
 const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(30);
-const JOB: Duration = Duration::from_secs(180);
+const JOB: Duration = Duration::from_secs(120);
 
 /// A Gitea that can be restarted; it ends with this value.
 pub struct Gitea {
+    process: Option<Process>,
+    // Dropped after the process that writes there.
     home: TempDir,
     user: Option<User>,
     client: Client,
@@ -36,12 +38,13 @@ pub struct Gitea {
     pub sub_path: String,
     /// The harness's own access token: everything.
     token: String,
-    process: Option<Process>,
 }
 
 impl Gitea {
     /// Starts one below `sub_path` (empty, or `/name`) and makes an administrator.
     pub fn start(sub_path: &str) -> Self {
+        // Each test needs a runner too: better missed before a Gitea was started.
+        binary("GITEA_RUNNER_BIN");
         let home = tempfile::tempdir().expect("a folder for temporary files");
         let user = rustix::process::geteuid().is_root().then(User::find);
         if let Some(user) = &user {
@@ -244,6 +247,7 @@ PROTOCOL = http
 HTTP_ADDR = 127.0.0.1
 HTTP_PORT = {port}
 ROOT_URL = {url}/
+LOCAL_ROOT_URL = {url}/
 USE_SUB_URL_PATH = {below}
 DISABLE_SSH = true
 OFFLINE_MODE = true

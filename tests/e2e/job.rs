@@ -56,5 +56,6 @@ jobs:
           echo "e2e: waiting"
           for _ in $(seq 600); do test -e "$HOME/go" && break; sleep 0.2; done
           test -e "$HOME/go"
-      - run: echo "e2e: the whole job is done"
+      - run: |
+          echo "e2e: the whole job is done"
 "#;

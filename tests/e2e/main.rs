@@ -1,8 +1,9 @@
 //! The whole life with a real Gitea and a real runner, given by `GITEA_BIN` and `GITEA_RUNNER_BIN`:
 //! `cargo test --features e2e --test e2e`.
 //!
-//! Run by root, Gitea is started as `GITEA_USER` (else `nobody`), since it refuses root. A Gitea that was
-//! built without its own files finds them by `GITEA_STATIC_ROOT`. The jobs need bash, curl and git.
+//! Run by root, Gitea is started as `GITEA_USER` (else `nobody`), since it refuses root. A Gitea built
+//! without its own files (no `bindata`) finds them where `GITEA_STATIC_ROOT` says. Jobs run on this machine
+//! and need bash, curl and git; nothing is reached but loopback.
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,8 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>
 pub struct Process {
     name: String,
     child: Child,
-    lines: Arc<Lines>,
+    lines: Arc<Mutex<Vec<String>>>,
     readers: Vec<thread::JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Lines {
-    seen: Mutex<Vec<String>>,
-    more: Condvar,
 }
 
 impl Process {
@@ -46,7 +40,7 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{name} could not be started: {error}"));
-        let lines = Arc::new(Lines::default());
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let out = child.stdout.take().expect("standard output was piped");
         let err = child.stderr.take().expect("standard error was piped");
         let readers = vec![read(out, lines.clone()), read(err, lines.clone())];
@@ -66,7 +60,7 @@ impl Process {
 
     /// All that was written until now, both streams by line.
     pub fn output(&self) -> String {
-        self.lines.seen.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
     /// The first line that `pick` takes, now or later.
@@ -76,19 +70,16 @@ impl Process {
         limit: Duration,
         mut pick: impl FnMut(&str) -> Option<T>,
     ) -> T {
-        let start = Instant::now();
         let mut from = 0;
-        let mut seen = self.lines.seen.lock().expect("the readers do not panic");
-        loop {
-            if let Some(found) = seen[from..].iter().find_map(|line| pick(line)) {
-                return found;
-            }
+        until(&format!("{} to write {what}", self.name), limit, || {
+            // Asked before the lines are read, so that none can come after.
+            let closed = self.readers.iter().all(thread::JoinHandle::is_finished);
+            let seen = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = seen[from..].iter().find_map(|line| pick(line));
             from = seen.len();
-            let left = limit
-                .checked_sub(start.elapsed())
-                .unwrap_or_else(|| panic!("{} did not write {what} within {limit:?}", self.name));
-            seen = self.lines.more.wait_timeout(seen, left).expect("the readers do not panic").0;
-        }
+            assert!(found.is_some() || !closed, "{} ended and did not write {what}", self.name);
+            found
+        })
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -132,11 +123,13 @@ impl Drop for Process {
     }
 }
 
-fn read(stream: impl Read + Send + 'static, lines: Arc<Lines>) -> thread::JoinHandle<()> {
+fn read(
+    stream: impl Read + Send + 'static,
+    lines: Arc<Mutex<Vec<String>>>,
+) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            lines.seen.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-            lines.more.notify_all();
+            lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     })
 }

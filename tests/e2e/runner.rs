@@ -17,9 +17,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A folder with a runner in it; the runner ends with this value.
 pub struct Runner {
+    daemon: Option<Process>,
+    // Dropped after the process that writes there.
     home: TempDir,
     name: String,
-    daemon: Option<Process>,
     /// What `register` wrote.
     registered: String,
 }

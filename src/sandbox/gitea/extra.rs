@@ -14,7 +14,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::serve::{Reply, empty, not_found, query, reply};
+use super::reply::{Reply, empty, not_found, query, reply};
 use crate::sandbox::codec;
 
 /// Longer than a socket's buffer is wide, and a multiple of the pattern's length.

@@ -3,15 +3,18 @@
 //! It answers as the recorded exchanges do, and keeps state: registration tokens, runners, API tokens and
 //! tasks. Tests look at the state and the [`Journal`], and make it fail by [`Faults`].
 
+mod calls;
 mod extra;
 mod fault;
 mod journal;
+mod reply;
 mod rest;
 mod route;
 mod rpc;
 mod serve;
 mod state;
 pub(super) mod task;
+mod view;
 
 use std::fmt;
 use std::io;
@@ -23,7 +26,8 @@ use secrecy::{ExposeSecret, SecretString};
 pub use extra::download_sha256;
 pub use fault::{Answer, Effect, FaultId, Faults, Gate, Route, When};
 pub use journal::{BODY_LIMIT, ENTRY_LIMIT, Entry, Journal};
-pub use state::{RunnerSeed, RunnerView, TaskId, TaskSeed, TaskState, TaskView, USER};
+pub use state::USER;
+pub use view::{RunnerSeed, RunnerView, TaskId, TaskSeed, TaskState, TaskView};
 
 use crate::config::Scope;
 use serve::{Server, Shared};

@@ -5,9 +5,11 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 
+use super::reply::{Reply, empty, not_found, query, reply};
 use super::route::{self, Place, Rest};
-use super::serve::{Reply, Shared, empty, not_found, query, reply};
-use super::state::{Denied, RunnerView};
+use super::serve::Shared;
+use super::state::Denied;
+use super::view::RunnerView;
 use crate::config::Scope;
 use crate::sandbox::codec;
 

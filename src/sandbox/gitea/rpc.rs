@@ -8,9 +8,10 @@ use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::calls::Refusal;
+use super::reply::{Reply, empty, not_found, reply};
 use super::route::{PING_SERVICE, RUNNER_SERVICE, procedure};
-use super::serve::{Reply, Shared, empty, not_found, reply};
-use super::state::Refusal;
+use super::serve::Shared;
 use super::task::{FetchTaskResponse, UpdateLogRequest, UpdateLogResponse};
 use crate::connect::Codec;
 use crate::connect::messages::{

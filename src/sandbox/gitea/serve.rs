@@ -1,5 +1,6 @@
 //! Sockets, connections, and the way of a request through the stand-in.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,14 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::header::{self, HeaderValue};
+use futures_util::future::Either;
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -29,14 +29,10 @@ use tokio_util::task::TaskTracker;
 
 use super::fault::{Effect, Faults, When};
 use super::journal::Journal;
+use super::reply::{Reply, bare, not_found};
 use super::state::{Moment, State};
 use super::{Options, Tls, extra, rest, route, rpc};
 
-/// An answer.
-pub(super) type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
-
-/// Go's server sends longer answers chunked.
-const SIZED_UP_TO: usize = 2048;
 /// So far before the start time is counted from, so that seeds may lie in the past.
 const PAST: Duration = Duration::from_secs(365 * 24 * 3600);
 const BACKLOG: u32 = 1024;
@@ -161,51 +157,6 @@ impl Server {
     }
 }
 
-/// A plain answer with one body.
-pub(super) fn reply(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Reply {
-    let mut reply = bare(status, body.into());
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    reply
-}
-
-/// An answer with no body.
-pub(super) fn empty(status: StatusCode) -> Reply {
-    bare(status, Bytes::new())
-}
-
-/// What Go's router answers for a path that it does not know.
-pub(super) fn not_found() -> Reply {
-    let text = "404 page not found\n";
-    let mut reply = reply(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", text);
-    let nosniff = HeaderValue::from_static("nosniff");
-    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    reply
-}
-
-/// A parameter of the query, as it was sent; empty where it has no value.
-pub(super) fn query<'a>(head: &'a Parts, name: &str) -> Option<&'a str> {
-    let pairs = head.uri.query()?.split('&');
-    pairs
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .find_map(|(key, value)| (key == name).then_some(value))
-}
-
-fn bare(status: StatusCode, body: Bytes) -> Reply {
-    let body = if body.len() > SIZED_UP_TO {
-        let one = stream::iter([Ok(Frame::data(body))]);
-        StreamBody::new(one).boxed_unsync()
-    } else {
-        Full::new(body).map_err(|never| match never {}).boxed_unsync()
-    };
-    let mut reply = Response::new(body);
-    *reply.status_mut() = status;
-    reply
-}
-
 fn acceptor(tls: &Tls) -> io::Result<TlsAcceptor> {
     let chain = CertificateDer::pem_slice_iter(tls.certificate_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
@@ -287,7 +238,7 @@ impl Host {
             // Errors here are those of one connection, or of too many open files: both pass.
             match listener.accept().await {
                 Ok((stream, _)) => drop(self.spawn(self.clone().connection(stream))),
-                Err(_) => tokio::task::yield_now().await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         }
     }
@@ -325,18 +276,20 @@ impl Host {
             }
         });
         let io = TokioIo::new(stream);
-        let serving: futures_util::future::Either<_, _> = if http2 {
+        let serving = if http2 {
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            futures_util::future::Either::Left(server.serve_connection(io, service))
+            Either::Left(server.serve_connection(io, service))
         } else {
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(None).title_case_headers(true);
-            futures_util::future::Either::Right(server.serve_connection(io, service))
+            Either::Right(server.serve_connection(io, service))
         };
         tokio::select! {
             _ = serving => {}
-            Some(End::Reset) = endings.recv() => {
-                let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+            end = endings.recv() => {
+                if matches!(end, Some(End::Reset)) {
+                    let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+                }
             }
         }
     }
@@ -346,7 +299,7 @@ impl Host {
         let (head, body) = request.into_parts();
         let number = shared.journal.arrived(&head);
         let path = route::normalize(head.uri.path(), &shared.options.sub_path);
-        let path = path.map(std::borrow::Cow::into_owned);
+        let path = path.map(Cow::into_owned);
         if let Some(path) = path.as_deref().filter(|path| extra::is_streamed(path)) {
             shared.journal.completed(number, &Bytes::new());
             if let Some(answer) = self.suffer(&head, path, When::BeforeActing).await? {

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
-use super::task;
+use super::view::{RunnerSeed, RunnerView, TaskId, TaskSeed, TaskState, TaskView};
 use crate::config::Scope;
 use crate::connect::messages as wire;
 
@@ -17,138 +17,8 @@ const OFFLINE_AFTER: Duration = Duration::from_secs(60);
 /// Gitea shows a runner idle that long after its last report on a task.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
 
-/// Gitea's number of a task.
-pub type TaskId = i64;
-
 /// A point in time, counted from one that lies well before the stand-in's start.
 pub(super) type Moment = Duration;
-
-/// A runner that is put there without a Register.
-#[derive(Clone, Debug)]
-pub struct RunnerSeed {
-    /// `None`: the next free one.
-    pub id: Option<i64>,
-    /// `None`: random.
-    pub uuid: Option<String>,
-    /// `None`: random.
-    pub token: Option<SecretString>,
-    /// The display name.
-    pub name: String,
-    /// The runner's own version.
-    pub version: String,
-    /// Bare label names.
-    pub labels: Vec<String>,
-    /// Removed after its one task.
-    pub ephemeral: bool,
-    /// Where it serves.
-    pub scope: Scope,
-    /// How long ago its last call was; `None`: it never called.
-    pub called_ago: Option<Duration>,
-    /// How long ago its last report on a task was; `None`: it never reported.
-    pub reported_ago: Option<Duration>,
-}
-
-impl Default for RunnerSeed {
-    fn default() -> Self {
-        Self {
-            id: None,
-            uuid: None,
-            token: None,
-            name: "runner".into(),
-            version: "v0.3.0".into(),
-            labels: vec!["host".into()],
-            ephemeral: false,
-            scope: Scope::Instance,
-            called_ago: None,
-            reported_ago: None,
-        }
-    }
-}
-
-/// A runner as the stand-in knows it.
-#[derive(Clone, Debug)]
-pub struct RunnerView {
-    /// Its number.
-    pub id: i64,
-    /// Header `X-Runner-Uuid`.
-    pub uuid: String,
-    /// Header `X-Runner-Token`.
-    pub token: SecretString,
-    /// The display name.
-    pub name: String,
-    /// The runner's own version.
-    pub version: String,
-    /// Bare label names: those of its last Declare, before that those of its Register.
-    pub labels: Vec<String>,
-    /// Removed after its one task.
-    pub ephemeral: bool,
-    /// Where it serves.
-    pub scope: Scope,
-    /// It called within the last minute.
-    pub online: bool,
-    /// It is online and reported on a task within the last ten seconds.
-    pub busy: bool,
-}
-
-/// A task that is put into the queue.
-#[derive(Clone, Debug)]
-pub struct TaskSeed {
-    /// `None`: the next free one.
-    pub id: Option<TaskId>,
-    /// The label names a runner must have, all of them.
-    pub labels: Vec<String>,
-    /// Owner and name of the repository.
-    pub repository: (String, String),
-    /// The fields of the `Task` message that follow its id, encoded; `None`: a small workflow with a
-    /// context that makes the answer longer than 1 KiB.
-    pub wire: Option<Vec<u8>>,
-}
-
-impl Default for TaskSeed {
-    fn default() -> Self {
-        Self {
-            id: None,
-            labels: vec!["host".into()],
-            repository: ("acme".into(), "app".into()),
-            wire: None,
-        }
-    }
-}
-
-/// Where a task stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TaskState {
-    /// No runner has it.
-    Waiting,
-    /// A runner fetched it.
-    Running,
-    /// Its runner reported a result.
-    Ended(wire::TaskResult),
-}
-
-/// A task as the stand-in knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskView {
-    /// Its number.
-    pub id: TaskId,
-    /// Where it stands.
-    pub state: TaskState,
-    /// The runner that fetched it.
-    pub runner_id: Option<i64>,
-    /// The lines of its log.
-    pub log: Vec<String>,
-    /// Its runner said that no line follows.
-    pub log_complete: bool,
-}
-
-/// A call of a runner that is refused. How that looks on the wire is decided where it is answered.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The credentials are not those of a runner.
-    Unregistered,
-    /// An error with this text.
-    Unknown(String),
-}
 
 /// A request for the REST interface that is refused, with the text of the answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -159,30 +29,23 @@ pub(super) enum Denied {
     Forbidden(String),
 }
 
-/// A fetched task: its number, and its other fields encoded.
-pub(super) struct Fetched {
-    pub(super) id: TaskId,
-    pub(super) wire: Option<Vec<u8>>,
-    pub(super) repository: (String, String),
-}
-
 #[derive(Default)]
 pub(super) struct State {
-    registration_tokens: Vec<RegistrationToken>,
+    pub(super) registration_tokens: Vec<RegistrationToken>,
     api_tokens: Vec<ApiToken>,
-    runners: BTreeMap<i64, Runner>,
-    tasks: BTreeMap<TaskId, Task>,
-    versions: BTreeMap<Scope, i64>,
+    pub(super) runners: BTreeMap<i64, Runner>,
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) versions: BTreeMap<Scope, i64>,
     last_runner_id: i64,
     last_task_id: TaskId,
-    planned_runners: VecDeque<(i64, String, String)>,
+    pub(super) planned_runners: VecDeque<(i64, String, String)>,
     planned_registration_tokens: VecDeque<String>,
 }
 
-struct RegistrationToken {
-    scope: Scope,
-    token: String,
-    active: bool,
+pub(super) struct RegistrationToken {
+    pub(super) scope: Scope,
+    pub(super) token: String,
+    pub(super) active: bool,
 }
 
 struct ApiToken {
@@ -191,28 +54,28 @@ struct ApiToken {
     scopes: Vec<String>,
 }
 
-struct Runner {
-    id: i64,
-    uuid: String,
-    token: String,
-    name: String,
-    version: String,
-    labels: Vec<String>,
-    ephemeral: bool,
-    scope: Scope,
-    called: Option<Moment>,
-    reported: Option<Moment>,
+pub(super) struct Runner {
+    pub(super) id: i64,
+    pub(super) uuid: String,
+    pub(super) token: String,
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) labels: Vec<String>,
+    pub(super) ephemeral: bool,
+    pub(super) scope: Scope,
+    pub(super) called: Option<Moment>,
+    pub(super) reported: Option<Moment>,
 }
 
-struct Task {
-    id: TaskId,
-    labels: Vec<String>,
-    repository: (String, String),
-    wire: Option<Vec<u8>>,
-    state: TaskState,
-    runner_id: Option<i64>,
-    log: Vec<String>,
-    log_complete: bool,
+pub(super) struct Task {
+    pub(super) id: TaskId,
+    pub(super) labels: Vec<String>,
+    pub(super) repository: (String, String),
+    pub(super) wire: Option<Vec<u8>>,
+    pub(super) state: TaskState,
+    pub(super) runner_id: Option<i64>,
+    pub(super) log: Vec<String>,
+    pub(super) log_complete: bool,
 }
 
 // Tokens.
@@ -404,171 +267,8 @@ impl State {
     }
 }
 
-// The runners' calls.
-impl State {
-    pub(super) fn register(
-        &mut self,
-        now: Moment,
-        request: wire::RegisterRequest,
-    ) -> Result<wire::Runner, Refusal> {
-        if request.token.is_empty() || request.name.is_empty() {
-            return Err(Refusal::Unknown("missing runner token, name".into()));
-        }
-        let Some(known) =
-            self.registration_tokens.iter().find(|known| known.token == request.token)
-        else {
-            return Err(Refusal::Unknown("runner registration token not found".into()));
-        };
-        if !known.active {
-            return Err(Refusal::Unknown(
-                "runner registration token has been invalidated, please use the latest one".into(),
-            ));
-        }
-        let scope = known.scope.clone();
-        let (id, uuid, token) = self.planned_runners.pop_front().map_or_else(
-            || (None, None, None),
-            |(id, uuid, token)| (Some(id), Some(uuid), Some(SecretString::from(token))),
-        );
-        let view = self.add_runner(
-            now,
-            RunnerSeed {
-                id,
-                uuid,
-                token,
-                name: request.name.chars().take(255).collect(),
-                version: request.version,
-                labels: request.labels,
-                ephemeral: request.ephemeral,
-                scope,
-                called_ago: None,
-                reported_ago: None,
-            },
-        );
-        let token = view.token.expose_secret().to_owned();
-        Ok(wire::Runner { token, ..message(&view) })
-    }
-
-    pub(super) fn declare(
-        &mut self,
-        now: Moment,
-        credentials: (&str, &str),
-        request: wire::DeclareRequest,
-    ) -> Result<wire::Runner, Refusal> {
-        let runner = self.authenticate(now, credentials)?;
-        runner.version = request.version;
-        runner.labels = request.labels;
-        // Declare's answer does not tell whether the runner is ephemeral.
-        Ok(wire::Runner { ephemeral: false, ..message(&runner.view(now)) })
-    }
-
-    /// The task, if one waits and the versions differ, and the latest version in any case.
-    pub(super) fn fetch_task(
-        &mut self,
-        now: Moment,
-        credentials: (&str, &str),
-        version: i64,
-    ) -> Result<(Option<Fetched>, i64), Refusal> {
-        let runner = self.authenticate(now, credentials)?;
-        let (id, scope, ephemeral) = (runner.id, runner.scope.clone(), runner.ephemeral);
-        let labels = runner.labels.clone();
-        let latest = *self.versions.entry(scope.clone()).or_insert(1);
-        let spent = ephemeral && self.tasks.values().any(|task| task.runner_id == Some(id));
-        if version == latest || spent {
-            return Ok((None, latest));
-        }
-        let waiting = self.tasks.values_mut().find(|task| {
-            task.state == TaskState::Waiting
-                && serves(&scope, &task.repository)
-                && task.labels.iter().all(|label| labels.contains(label))
-        });
-        let fetched = waiting.map(|task| {
-            task.state = TaskState::Running;
-            task.runner_id = Some(id);
-            Fetched { id: task.id, wire: task.wire.clone(), repository: task.repository.clone() }
-        });
-        Ok((fetched, latest))
-    }
-
-    pub(super) fn update_task(
-        &mut self,
-        now: Moment,
-        credentials: (&str, &str),
-        request: &wire::UpdateTaskRequest,
-    ) -> Result<wire::TaskState, Refusal> {
-        let runner = self.authenticate(now, credentials)?;
-        runner.reported = Some(now);
-        let (runner_id, ephemeral) = (runner.id, runner.ephemeral);
-        let reported = request.state.clone().unwrap_or_default();
-        let task = self
-            .tasks
-            .get_mut(&reported.id)
-            .ok_or_else(|| internal("update task: resource does not exist"))?;
-        if task.runner_id != Some(runner_id) {
-            return Err(internal("update task: invalid runner for task"));
-        }
-        let result = reported.result();
-        if task.state == TaskState::Running && result != wire::TaskResult::Unspecified {
-            task.state = TaskState::Ended(result);
-        }
-        let result = match task.state {
-            TaskState::Ended(result) => result,
-            TaskState::Waiting | TaskState::Running => wire::TaskResult::Unspecified,
-        };
-        if ephemeral && result != wire::TaskResult::Unspecified {
-            self.runners.remove(&runner_id);
-        }
-        Ok(wire::TaskState {
-            id: reported.id,
-            result: result.into(),
-            started_at: None,
-            stopped_at: None,
-        })
-    }
-
-    /// Takes the lines that are new; answers how many it has.
-    pub(super) fn update_log(
-        &mut self,
-        now: Moment,
-        credentials: (&str, &str),
-        request: task::UpdateLogRequest,
-    ) -> Result<i64, Refusal> {
-        let runner = self.authenticate(now, credentials)?;
-        runner.reported = Some(now);
-        let runner_id = runner.id;
-        let task = self
-            .tasks
-            .get_mut(&request.task_id)
-            .ok_or_else(|| internal("get task: resource does not exist"))?;
-        if task.runner_id != Some(runner_id) {
-            return Err(internal("invalid runner for task"));
-        }
-        let kept = task.log.len();
-        if let Some(known) =
-            usize::try_from(request.index).ok().and_then(|first| kept.checked_sub(first))
-        {
-            task.log.extend(request.rows.into_iter().skip(known).map(|row| row.content));
-            task.log_complete |= request.no_more;
-        }
-        Ok(task.log.len() as i64)
-    }
-
-    fn authenticate(
-        &mut self,
-        now: Moment,
-        (uuid, token): (&str, &str),
-    ) -> Result<&mut Runner, Refusal> {
-        let runner = self
-            .runners
-            .values_mut()
-            .find(|runner| runner.uuid == uuid && runner.token == token)
-            .ok_or(Refusal::Unregistered)?;
-        runner.called = Some(now);
-        Ok(runner)
-    }
-}
-
 impl Runner {
-    fn view(&self, now: Moment) -> RunnerView {
+    pub(super) fn view(&self, now: Moment) -> RunnerView {
         let within = |moment: Option<Moment>, span| {
             moment.is_some_and(|moment| now.saturating_sub(moment) <= span)
         };
@@ -608,30 +308,6 @@ pub(super) fn owner_scope(owner: &str) -> Scope {
 /// Whether a scope's pages show a runner; the admin's show all.
 fn shows(pages: &Scope, runner: &Scope) -> bool {
     *pages == Scope::Instance || pages == runner
-}
-
-fn serves(scope: &Scope, (owner, name): &(String, String)) -> bool {
-    match scope {
-        Scope::Instance => true,
-        Scope::Org(_) | Scope::User => *scope == owner_scope(owner),
-        Scope::Repo { owner: o, name: n } => o == owner && n == name,
-    }
-}
-
-fn message(view: &RunnerView) -> wire::Runner {
-    wire::Runner {
-        id: view.id,
-        uuid: view.uuid.clone(),
-        token: String::new(),
-        name: view.name.clone(),
-        version: view.version.clone(),
-        labels: view.labels.clone(),
-        ephemeral: view.ephemeral,
-    }
-}
-
-fn internal(text: &str) -> Refusal {
-    Refusal::Unknown(format!("rpc error: code = Internal desc = {text}"))
 }
 
 fn random_hex(bytes: usize) -> String {

@@ -6,7 +6,7 @@ use prost::Message;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use super::state::Fetched;
+use super::calls::Fetched;
 
 const WORKFLOW: &str =
     "on: push\njobs:\n  greet:\n    runs-on: host\n    steps:\n      - run: echo hello\n";

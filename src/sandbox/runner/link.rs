@@ -1,6 +1,6 @@
 //! Calls over one pool of kept-alive connections.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
@@ -138,12 +138,13 @@ impl Link {
         *request.headers_mut() = headers;
         let agent = HeaderValue::from_static(USER_AGENT);
         request.headers_mut().entry(header::USER_AGENT).or_insert(agent);
-        let answer = self.client.request(request).await.map_err(|error| {
-            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-            RpcError::no_answer(format!("{error}{cause}"))
-        })?;
+        let answer = self
+            .client
+            .request(request)
+            .await
+            .map_err(|error| RpcError::no_answer(chain(&error)))?;
         let (head, body) = answer.into_parts();
-        let body = body.collect().await.map_err(|error| RpcError::no_answer(error.to_string()))?;
+        let body = body.collect().await.map_err(|error| RpcError::no_answer(chain(&error)))?;
         let mut body = body.to_bytes();
         if head.headers.get(header::CONTENT_ENCODING).is_some_and(|value| value == "gzip") {
             let plain = codec::gunzip(&body);
@@ -180,4 +181,12 @@ fn error(answer: &RawAnswer) -> RpcError {
         message
     };
     RpcError { status: Some(answer.status), code, message }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", chain(cause)),
+        None => error.to_string(),
+    }
 }

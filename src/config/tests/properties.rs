@@ -1,0 +1,94 @@
+//! What holds for all input: no panic, no secret told, no secret changed.
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+
+use super::super::{Loaded, Problems, keys};
+use super::{Case, ENROLLMENT, REGISTRATION};
+
+/// No secret is in anything that can be shown.
+fn assert_hidden(result: &Result<Loaded, Problems>, canary: &str) {
+    let hidden = |shown: &dyn Debug| !format!("{shown:?}{shown:#?}").contains(canary);
+    match result {
+        Ok(loaded) => assert!(hidden(loaded)),
+        Err(problems) => assert!(hidden(problems) && !problems.to_string().contains(canary)),
+    }
+}
+
+/// Text that is almost a settings file.
+fn almost_toml() -> impl Strategy<Value = String> {
+    let key = proptest::sample::select(keys::KEYS);
+    let value = prop_oneof![
+        any::<String>(),
+        "[-+0-9a-fxeT:._]{0,12}",
+        any::<String>().prop_map(|text| format!("{text:?}")),
+        "(true|\\[1\\]|\\{ a = 1 \\}|'x'|\"sqlite:/x\"|\"http://x\")",
+    ];
+    let line = (key, value).prop_map(|(key, value)| format!("{key} = {value}\n"));
+    prop_oneof![
+        any::<String>(),
+        "[\\[\\]a-z.\"'=0-9 \n{}#-]{0,80}",
+        proptest::collection::vec(line, 0..6).prop_map(|lines| lines.concat()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn no_file_and_no_environment_makes_it_panic_or_tell_secrets(
+        toml in almost_toml(),
+        names in proptest::collection::vec((proptest::sample::select(keys::KEYS), any::<String>()), 0..5),
+        odd in "RUNNER_BROKER__[A-Z_.]{0,12}",
+        value in any::<String>(),
+    ) {
+        let mut case = Case::minimal().toml(&toml).env(&odd, &value).set(&value, &odd);
+        for (key, value) in names {
+            // A path from nowhere may be a device that never ends.
+            let value = if key.ends_with("_file") { value.replace('/', "") } else { value };
+            case = case.env(&keys::variable(key), &value);
+        }
+        let result = case.load();
+        assert_hidden(&result, ENROLLMENT);
+        assert_hidden(&result, REGISTRATION);
+        if let Err(problems) = result {
+            prop_assert_eq!(problems.to_string().lines().count(), problems.0.len());
+        }
+    }
+
+    #[test]
+    fn secrets_arrive_as_they_were_given(
+        secret in prop_oneof![
+            "[!-~]{33,48}", "0[0-9]{40}", "1e[0-9]{40}", "-?[0-9]{33,40}\\.[0-9]{3}",
+            Just("true".to_owned() + &"#\"'\\".repeat(8)), "0x[0-9a-f]{32}", "(true|false|null){9}",
+        ],
+    ) {
+        let quoted = serde_json::to_string(&secret).unwrap();
+        let case = Case::empty();
+        let file = case.file("secret", &format!("{secret}\n"));
+        let cases = [
+            case.env("RUNNER_BROKER__ENROLLMENT__TOKEN_FILE", &file),
+            Case::empty().toml(&format!("[enrollment]\ntoken = {quoted}\n")),
+            Case::empty().env("RUNNER_BROKER__ENROLLMENT__TOKEN", &secret),
+        ];
+        for case in cases {
+            let case = case
+                .env("GITEA_INSTANCE_URL", "http://gitea")
+                .env("GITEA_RUNNER_REGISTRATION_TOKEN", &secret[1..])
+                .env("GITEA_API_TOKEN", &secret);
+            let loaded = case.good();
+            assert_hidden(&Ok(loaded.clone()), &secret[1..]);
+            let settings = loaded.settings;
+            prop_assert_eq!(settings.enrollment.token.expose_secret(), &secret);
+            prop_assert_eq!(settings.gitea.registration_token.expose_secret(), &secret[1..]);
+            let api_token = settings.gitea.api_token.unwrap();
+            prop_assert_eq!(api_token.expose_secret(), &secret);
+            // The same secret twice is refused, in words that are always the same.
+            let twice = case.env("GITEA_RUNNER_REGISTRATION_TOKEN", &secret).load();
+            prop_assert!(twice.is_err());
+            assert_hidden(&twice, &secret[1..]);
+        }
+    }
+}

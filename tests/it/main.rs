@@ -1,0 +1,9 @@
+//! Tests over real sockets, in one binary.
+
+// Clippy's exception for tests does not reach their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod life;
+mod sandbox;
+mod support;
+mod wire;

@@ -1,0 +1,305 @@
+//! What the tests of the broker share: a whole broker in this process or as the built binary, in front
+//! of a stand-in Gitea.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use runner_broker::app::App;
+use runner_broker::config::{self, Settings};
+use runner_broker::lifecycle::{Lifecycle, Timing};
+use runner_broker::sandbox::gitea::StandInGitea;
+use runner_broker::shutdown::Signal;
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// The enrollment token of every broker in the tests.
+pub(crate) const ENROLLMENT_TOKEN: &str = "enrollment-token-of-the-tests-0123456789";
+
+/// No wait in a test is longer than this.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits, in short steps and not for ever, until `done`.
+pub(crate) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !done().await {
+        assert!(Instant::now() < until, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Time limits that let tests be short.
+pub(crate) fn quick() -> Timing {
+    Timing {
+        absence_proves: Duration::from_millis(200),
+        retry: Duration::from_millis(20),
+        flush: Duration::from_millis(20),
+        probe: Duration::from_secs(30),
+    }
+}
+
+/// A folder with all that a broker needs, in front of `gitea`.
+pub(crate) struct Site {
+    /// Holds the store, the socket, the secrets and `runners/`, the folder of runner files.
+    pub(crate) folder: TempDir,
+    /// Further settings, `section.key` and value; a later one wins.
+    pub(crate) extra: Vec<(String, String)>,
+    gitea_url: String,
+    registration_token: String,
+    api_token: Option<String>,
+}
+
+impl Site {
+    /// A site with an API token that may do all on the instance.
+    pub(crate) fn new(gitea: &StandInGitea) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("runners")).unwrap();
+        Self {
+            folder,
+            extra: vec![("labels.host".into(), "host".into())],
+            gitea_url: gitea.url(),
+            registration_token: gitea
+                .registration_token(&config::Scope::Instance)
+                .expose_secret()
+                .to_owned(),
+            api_token: Some(gitea.api_token(&["write:admin"]).expose_secret().to_owned()),
+        }
+    }
+
+    /// Sets one thing more.
+    pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
+        self.extra.push((key.into(), value.into()));
+        self
+    }
+
+    /// Takes the API token away, or gives another.
+    pub(crate) fn api_token(mut self, token: Option<&str>) -> Self {
+        self.api_token = token.map(str::to_owned);
+        self
+    }
+
+    /// Gives another registration token.
+    pub(crate) fn registration_token(mut self, token: &str) -> Self {
+        self.registration_token = token.to_owned();
+        self
+    }
+
+    /// A path in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The runner file of this name.
+    pub(crate) fn runner_file(&self, name: &str) -> PathBuf {
+        self.path("runners").join(name).join(".runner")
+    }
+
+    /// The settings as environment variables, for the binary and for [`Site::settings`].
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        self.write_secret("registration_token", &self.registration_token);
+        self.write_secret("enrollment", ENROLLMENT_TOKEN);
+        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+        let pattern = format!("{}/{{name}}/.runner", text(self.path("runners")));
+        let mut settings = vec![
+            ("listen.runners".to_owned(), "127.0.0.1:0".to_owned()),
+            ("admin.listen".into(), "127.0.0.1:0".into()),
+            ("admin.socket".into(), text(self.path("admin.sock"))),
+            ("gitea.url".into(), self.gitea_url.clone()),
+            ("gitea.registration_token_file".into(), text(self.path("registration_token"))),
+            ("enrollment.token_file".into(), text(self.path("enrollment"))),
+            ("credentials.path".into(), pattern),
+            ("credentials.address".into(), "broker".into()),
+            ("shutdown.deregister".into(), "gone".into()),
+            ("store.url".into(), format!("sqlite:{}", text(self.path("state.db")))),
+        ];
+        if let Some(token) = &self.api_token {
+            self.write_secret("api_token", token);
+            settings.push(("gitea.api_token_file".into(), text(self.path("api_token"))));
+        }
+        settings.extend(self.extra.iter().cloned());
+        settings
+            .into_iter()
+            .map(|(key, value)| {
+                (format!("RUNNER_BROKER__{}", key.to_uppercase().replace('.', "__")), value)
+            })
+            .collect()
+    }
+
+    /// The settings, read as the binary reads them.
+    pub(crate) fn settings(&self) -> Settings {
+        let environment =
+            self.environment().into_iter().map(|(name, value)| (name.into(), value.into()));
+        let sources = config::Sources {
+            file: None,
+            default_file: None,
+            environment: environment.collect(),
+            flags: vec![],
+        };
+        config::load(&sources).unwrap_or_else(|problems| panic!("{problems}")).settings
+    }
+
+    fn write_secret(&self, name: &str, secret: &str) {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = std::fs::OpenOptions::new();
+        let file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(self.path(name));
+        std::io::Write::write_all(&mut file.unwrap(), secret.as_bytes()).unwrap();
+    }
+}
+
+/// A whole broker in this process, over real sockets.
+pub(crate) struct Broker {
+    /// Where runners dial.
+    pub(crate) url: String,
+    /// Where metrics and health are.
+    pub(crate) admin: SocketAddr,
+    /// Its records and what it does with them.
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    signals: mpsc::Sender<Signal>,
+    running: JoinHandle<()>,
+}
+
+impl Broker {
+    /// Starts it.
+    pub(crate) async fn start(site: &Site) -> Self {
+        Self::start_with(site, quick()).await
+    }
+
+    /// Starts it with other time limits.
+    pub(crate) async fn start_with(site: &Site, timing: Timing) -> Self {
+        let settings = site.settings();
+        let again = settings.clone();
+        let app = App::start(settings, Box::new(move || Ok(again.clone())), timing).await.unwrap();
+        let (signals, mut received) = mpsc::channel(8);
+        let (url, admin) = (format!("http://{}", app.runners), app.admin);
+        let lifecycle = Arc::clone(&app.lifecycle);
+        let running = tokio::spawn(async move { app.run(&mut received).await });
+        Self { url, admin, lifecycle, signals, running }
+    }
+
+    /// Sends a signal.
+    pub(crate) async fn signal(&self, signal: Signal) {
+        self.signals.send(signal).await.unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(self) {
+        tokio::time::timeout(PATIENCE, self.running).await.expect("the broker ends").unwrap();
+    }
+
+    /// SIGTERM, and waits for its end. Returns how long that took.
+    pub(crate) async fn stop(self) -> Duration {
+        let begun = Instant::now();
+        self.signal(Signal::Terminate).await;
+        self.ended().await;
+        begun.elapsed()
+    }
+}
+
+/// A line of the log, in JSON.
+pub(crate) type Line = Value;
+
+/// The built binary, serving. Killed when dropped.
+pub(crate) struct Binary {
+    /// Where runners dial.
+    pub(crate) url: String,
+    /// Where metrics and health are.
+    pub(crate) admin: String,
+    /// Its log so far.
+    pub(crate) log: Arc<Mutex<Vec<Line>>>,
+    child: Child,
+    news: std_mpsc::Receiver<Line>,
+}
+
+impl Binary {
+    /// Starts `serve` and waits until it listens.
+    pub(crate) fn start(site: &Site) -> Self {
+        Self::start_with(site, &[])
+    }
+
+    /// Starts `serve` with further environment variables and waits until it listens.
+    pub(crate) fn start_with(site: &Site, environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_runner-broker"))
+            .arg("serve")
+            .env_clear()
+            .envs(site.environment())
+            .env("RUNNER_BROKER__LOG__FORMAT", "json")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (sender, news) = std_mpsc::channel();
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let line: Line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                kept.lock().unwrap().push(line.clone());
+                let _ = sender.send(line);
+            }
+        });
+        let mut binary = Self { url: String::new(), admin: String::new(), log, child, news };
+        let line = binary.wait_for("listening");
+        binary.url = format!("http://{}", line["runners"].as_str().unwrap());
+        binary.admin = line["admin"].as_str().unwrap().to_owned();
+        binary
+    }
+
+    /// Waits for a line of the log with this message.
+    pub(crate) fn wait_for(&self, message: &str) -> Line {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.news.recv_timeout(left) {
+                Ok(line) if line["message"] == message => return line,
+                Ok(_) => {}
+                Err(error) => panic!("no line {message:?} ({error}) in:\n{}", self.log_text()),
+            }
+        }
+    }
+
+    /// The log so far, a line each.
+    pub(crate) fn log_text(&self) -> String {
+        self.log.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn kill(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "the broker does not end:\n{}", self.log_text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The content of a runner file.
+pub(crate) fn runner_file(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
