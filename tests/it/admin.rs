@@ -142,6 +142,24 @@ async fn metrics_have_every_name_and_no_runner_in_a_label() {
 }
 
 #[tokio::test]
+async fn refusals_are_counted_by_who_refused() {
+    let wrong = |site: Site| site.set("gitea.scope", "org:acme").registration_token("reset-since");
+    let stack = Stack::start_with(wrong).await;
+    let program = StandInRunner::new(&stack.broker.url);
+    for token in [ENROLLMENT_TOKEN, "of-another-broker"] {
+        program.register(&RegisterOptions::new(token.into(), "a")).await.unwrap_err();
+    }
+    let metrics = stack.tcp("GET", "/metrics").await.body;
+    for value in [
+        r#"runner_broker_registrations_total{outcome="refused",scope="org:acme"} 1"#,
+        r#"runner_broker_enrollment_rejections_total{reason="token"} 1"#,
+        r#"runner_broker_runners{scope="org:acme",state="unclear"} 0"#,
+    ] {
+        assert!(metrics.contains(value), "{value} is missing in\n{metrics}");
+    }
+}
+
+#[tokio::test]
 async fn health_is_told_on_both_listeners() {
     let stack = Stack::start().await;
     for path in ["/healthz", "/readyz", "/readyz?verbose", "/metrics"] {
