@@ -38,7 +38,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         uptime_seconds: admin.started.elapsed().as_secs(),
         draining: lifecycle.is_draining(),
         gitea: Gitea {
-            url: settings.gitea.url.to_string(),
+            url: settings.gitea.url.to_string().trim_end_matches('/').to_owned(),
             scope: settings.gitea.scope.to_string(),
             up: lifecycle.gitea.is_up(),
             api_token: match (&lifecycle.gitea.tokens().api, lifecycle.api_token_valid()) {

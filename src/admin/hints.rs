@@ -72,7 +72,7 @@ mod tests {
             uptime_seconds: 1,
             draining: false,
             gitea: Gitea {
-                url: "http://gitea:3000/".into(),
+                url: "http://gitea:3000".into(),
                 scope: "org:acme".into(),
                 up: true,
                 api_token: ApiToken::Valid,

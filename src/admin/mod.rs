@@ -40,24 +40,25 @@ pub struct Admin {
 /// Serves metrics and health over TCP, to everyone who reaches it, until `stop`.
 pub async fn serve_tcp(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     let socket = admin.socket.display().to_string();
-    let router = open().fallback(async move |uri: Uri| {
-        if uri.path().starts_with("/api") {
-            Problem::new(
-                StatusCode::FORBIDDEN,
-                "socket-only",
-                "The admin API is not here",
-                format!("the admin API is on the Unix socket only ({socket}, admin.socket)"),
-            )
-        } else {
-            nothing_here(&uri, "/metrics, /healthz and /readyz")
-        }
-    });
+    let router =
+        open().method_not_allowed_fallback(wrong_method).fallback(async move |uri: Uri| {
+            if uri.path().starts_with("/api") {
+                Problem::new(
+                    StatusCode::FORBIDDEN,
+                    "socket-only",
+                    "The admin API is not here",
+                    format!("the admin API is on the Unix socket only ({socket}, admin.socket)"),
+                )
+            } else {
+                nothing_here(&uri, "/metrics, /healthz and /readyz")
+            }
+        });
     serve::serve(listener, router.with_state(admin), stop).await;
 }
 
 /// Serves everything on the Unix socket, whose mode is the authorization, until `stop`.
 pub async fn serve_unix(listener: UnixListener, admin: Admin, stop: CancellationToken) {
-    let router = open().merge(api::router()).fallback(async |uri: Uri| {
+    let router = open().merge(api::router()).method_not_allowed_fallback(wrong_method).fallback(async |uri: Uri| {
         nothing_here(
             &uri,
             "/metrics, /healthz, /readyz, /api/v1/status, /api/v1/runners and /api/v1/runners/{id}",
@@ -72,14 +73,15 @@ fn open() -> Router<Admin> {
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method",
-                "This method is not for this path",
-                format!("{method} is not for {}; the header Allow says what is", uri.path()),
-            )
-        })
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method",
+        "This method is not for this path",
+        format!("{method} is not for {}; the header Allow says what is", uri.path()),
+    )
 }
 
 fn nothing_here(uri: &Uri, what_is: &str) -> Problem {
