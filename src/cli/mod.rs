@@ -2,6 +2,7 @@
 //! `run(args) -> Result<(), Failure>`.
 
 mod check;
+mod demo;
 mod serve;
 mod settings;
 
@@ -26,6 +27,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Args),
     Check(check::Args),
+    Demo(demo::Args),
 }
 
 impl Cli {
@@ -37,6 +39,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(args),
             Command::Check(args) => check::run(&args),
+            Command::Demo(demo::Args {}) => demo::run(),
         }
     }
 }

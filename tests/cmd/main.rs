@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // The lint knows test functions, not their helpers.
 
 mod check;
+mod demo;
 mod usage;
 
 use std::path::Path;
