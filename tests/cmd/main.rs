@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // The lint knows test functions, not their helpers.
 
+mod broker;
 mod check;
 mod demo;
 mod usage;

@@ -3,6 +3,8 @@
 // Clippy's exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admin;
+mod commands;
 mod life;
 mod sandbox;
 mod support;
