@@ -3,6 +3,7 @@
 
 mod check;
 mod client;
+mod demo;
 mod healthcheck;
 mod runner;
 mod serve;
@@ -34,6 +35,7 @@ enum Command {
     Runner(runner::Args),
     Check(check::Args),
     Healthcheck(healthcheck::Args),
+    Demo(demo::Args),
 }
 
 impl Cli {
@@ -48,6 +50,7 @@ impl Cli {
             Command::Runner(args) => runner::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
+            Command::Demo(demo::Args {}) => demo::run(),
         }
     }
 }

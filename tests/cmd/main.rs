@@ -4,6 +4,7 @@
 
 mod broker;
 mod check;
+mod demo;
 mod usage;
 
 use std::path::Path;
