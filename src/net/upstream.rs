@@ -32,6 +32,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How much one HTTP/2 answer may run ahead of its reader; it bounds the memory of large bodies.
 const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The same for all answers on one HTTP/2 connection: no limit of its own, else a few slow readers would
+/// use it up and stop every other call.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, OutBody>;
 
@@ -70,7 +73,7 @@ impl Upstream {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE)
             .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(2 * STREAM_WINDOW);
+            .http2_initial_connection_window_size(CONNECTION_WINDOW);
         let pooled = builder.build(connector.clone());
         let fresh =
             builder.pool_max_idle_per_host(0).retry_canceled_requests(false).build(connector);
