@@ -133,6 +133,31 @@ impl Upstream {
         self.note(answer)
     }
 
+    /// As [`send`](Self::send), but `silence` counts anew as long as the request's body moves: a large
+    /// one may take longer than any answer. The wait is twice `silence` at most after the last piece.
+    pub async fn send_patiently(
+        &self,
+        request: Request<OutBody>,
+        silence: Duration,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let moved = Arc::new(AtomicBool::new(false));
+        let request = request.map(|body| match body {
+            OutBody::Incoming(body) => OutBody::Watched(body, Arc::clone(&moved)),
+            other => other,
+        });
+        let mut sending = std::pin::pin!(self.0.pooled.request(request));
+        let answer = loop {
+            match timeout(silence, sending.as_mut()).await {
+                Ok(answer) => {
+                    break answer.map_err(|error| UpstreamError::of(self.authority(), error));
+                }
+                Err(_) if moved.swap(false, Ordering::Relaxed) => {}
+                Err(_) => break Err(UpstreamError::too_slow(self.authority(), silence, true)),
+            }
+        };
+        self.note(answer)
+    }
+
     /// As [`send`](Self::send), on a connection of its own and never a second time: for what must not
     /// happen twice. Only here is `sent` exact for time-outs too.
     pub async fn send_fresh(
@@ -204,6 +229,8 @@ pub enum OutBody {
     Full(Option<Bytes>),
     /// A runner's body, as it comes in.
     Incoming(Incoming),
+    /// The same; the flag is set with each piece.
+    Watched(Incoming, Arc<AtomicBool>),
 }
 
 impl From<Bytes> for OutBody {
@@ -230,6 +257,13 @@ impl Body for OutBody {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Incoming(body) => Pin::new(body).poll_frame(cx),
+            Self::Watched(body, moved) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                if polled.is_ready() {
+                    moved.store(true, Ordering::Relaxed);
+                }
+                polled
+            }
         }
     }
 
@@ -237,7 +271,7 @@ impl Body for OutBody {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Incoming(body) => body.is_end_stream(),
+            Self::Incoming(body) | Self::Watched(body, _) => body.is_end_stream(),
         }
     }
 
@@ -245,7 +279,7 @@ impl Body for OutBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Incoming(body) => body.size_hint(),
+            Self::Incoming(body) | Self::Watched(body, _) => body.size_hint(),
         }
     }
 }
