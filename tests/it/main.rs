@@ -4,6 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod life;
+mod proxy;
+mod raw;
 mod sandbox;
+mod streaming;
 mod support;
+mod tasks;
+mod upstream_tls;
 mod wire;
