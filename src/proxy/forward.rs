@@ -17,8 +17,8 @@ use crate::connect::{Code, Codec, ConnectError};
 use crate::lifecycle::Live;
 use crate::net::{OutBody, UpstreamErrorKind};
 
-/// How long Gitea may take to begin an answer where the caller names no limit: packing a large
-/// repository takes minutes.
+/// How long Gitea may take to begin an answer, once the request is sent, where the caller names no
+/// limit: packing a large repository takes minutes.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 impl Proxy {
@@ -55,11 +55,34 @@ impl Proxy {
         // What the client's library or this side's left there is of no use to the other connection.
         parts.extensions.clear();
         let limit = time_limit(&parts.headers);
-        let sent = self.upstream.send(Request::from_parts(parts, body), limit.unwrap_or(PATIENCE));
-        match sent.await {
+        let upstream = &self.upstream;
+        // Gitea may close a pooled connection just as a request goes out on it. What changes nothing is
+        // then sent once more, on a connection of its own.
+        let again = (parts.method.is_safe() && matches!(body, OutBody::Empty))
+            .then(|| Request::from_parts(parts.clone(), OutBody::Empty));
+        let request = Request::from_parts(parts, body);
+        let mut answer = match limit {
+            Some(limit) => upstream.send(request, limit).await,
+            None => upstream.send_patiently(request, PATIENCE).await,
+        };
+        if let (Err(failure), Some(again)) = (&answer, again)
+            && failure.kind == UpstreamErrorKind::Reset
+        {
+            answer = upstream.send_fresh(again, limit.unwrap_or(PATIENCE)).await;
+        }
+        match answer {
             Ok(mut response) => {
                 headers::clean_response(response.headers_mut());
+                // Gitea's version is of its own connection.
+                *response.version_mut() = Version::HTTP_11;
                 Ok(response)
+            }
+            Err(failure) if failure.is_of_body() => {
+                debug!(reason = %failure, "request not passed on to its end: its body broke off");
+                Err(ConnectError::new(
+                    Code::InvalidArgument,
+                    "the request's body broke off, or is not framed as HTTP/1.1 has it",
+                ))
             }
             Err(failure) => {
                 self.lifecycle.metrics.upstream_error(failure.kind);

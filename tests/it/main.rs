@@ -6,6 +6,11 @@
 mod admin;
 mod commands;
 mod life;
+mod proxy;
+mod raw;
 mod sandbox;
+mod streaming;
 mod support;
+mod tasks;
+mod upstream_tls;
 mod wire;
