@@ -9,10 +9,11 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use tracing::{debug, warn};
 
-use super::body::{ProxyBody, Watch, Watched};
+use super::body::ProxyBody;
 use super::headers;
 use super::route::Route;
 use super::service::Proxy;
+use super::watch::{Polling, Watch, Watched};
 use crate::connect::{Code, Codec, ConnectError};
 use crate::lifecycle::Live;
 use crate::net::{OutBody, UpstreamErrorKind};
@@ -31,8 +32,17 @@ impl Proxy {
     ) -> Response<ProxyBody> {
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
+        let watched = match (route, live) {
+            (Route::FetchTask, Some(live)) => {
+                Some(Watched::FetchTask(Polling::new(live, Arc::clone(&self.lifecycle))))
+            }
+            (Route::UpdateTask, Some(live)) => {
+                Some(Watched::UpdateTask(live, Arc::clone(&self.lifecycle)))
+            }
+            _ => None,
+        };
         match self.send(parts, body).await {
-            Ok(response) => self.watch(route, response, live),
+            Ok(response) => watch(response, watched),
             Err(error) => super::service::refuse(error),
         }
     }
@@ -56,6 +66,7 @@ impl Proxy {
         parts.extensions.clear();
         let limit = time_limit(&parts.headers);
         let upstream = &self.upstream;
+        let was_up = upstream.is_up();
         // Gitea may close a pooled connection just as a request goes out on it. What changes nothing is
         // then sent once more, on a connection of its own.
         let again = (parts.method.is_safe() && matches!(body, OutBody::Empty))
@@ -93,7 +104,12 @@ impl Proxy {
                         "Gitea did not answer in the time that Connect-Timeout-Ms gives",
                     ));
                 }
-                warn!(reason = %failure, "request not answered by Gitea");
+                // A Gitea that is down is told once, not for each of its runners' polls.
+                if was_up {
+                    warn!(reason = %failure, "request not answered by Gitea");
+                } else {
+                    debug!(reason = %failure, "request not answered by Gitea");
+                }
                 Err(ConnectError::new(
                     Code::Unavailable,
                     format!("Gitea did not answer the broker: {failure}"),
@@ -101,31 +117,19 @@ impl Proxy {
             }
         }
     }
+}
 
-    fn watch(
-        &self,
-        route: Route,
-        response: Response<Incoming>,
-        live: Option<Arc<Live>>,
-    ) -> Response<ProxyBody> {
-        let call = match route {
-            Route::FetchTask => Some(Watched::FetchTask),
-            Route::UpdateTask => Some(Watched::UpdateTask),
-            _ => None,
-        };
-        let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
-        let (Some(call), Some(codec), Some(live), StatusCode::OK) =
-            (call, codec, live, response.status())
-        else {
-            return response.map(ProxyBody::Stream);
-        };
-        let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
-        let lifecycle = Arc::clone(&self.lifecycle);
-        response.map(|body| {
-            let watch = Watch { live, lifecycle, call, codec, gzip, seen: Vec::new(), done: false };
-            ProxyBody::Watched(body, Box::new(watch))
-        })
-    }
+/// An answer that is looked at as it passes, where it is one that can be.
+fn watch(response: Response<Incoming>, watched: Option<Watched>) -> Response<ProxyBody> {
+    let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
+    let (Some(call), Some(codec), StatusCode::OK) = (watched, codec, response.status()) else {
+        return response.map(ProxyBody::Stream);
+    };
+    let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
+    response.map(|body| {
+        let watch = Watch { call, codec, gzip, seen: Vec::new(), done: false };
+        ProxyBody::Watched(body, Box::new(watch))
+    })
 }
 
 /// The caller's own limit: Connect's header, in milliseconds, up to ten digits.
