@@ -163,6 +163,7 @@ async fn an_upload_that_is_refused_early_gets_its_answer() {
     upstream
         .say("HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
         .await;
+    drop(upstream);
     // The client goes on sending, as it does not look for the answer yet.
     let piece = vec![0; 64 << 10];
     for _ in 0..50 {

@@ -14,7 +14,7 @@ use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, PATIENCE, Site, runner_fi
 const MIB: usize = 1 << 20;
 
 /// An authority's certificate in PEM, and what a server of this name shows that it signed.
-fn authority(name: &str, http2: bool) -> (String, Tls) {
+pub(crate) fn authority(name: &str, http2: bool) -> (String, Tls) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, "authority of the tests");
@@ -27,11 +27,11 @@ fn authority(name: &str, http2: bool) -> (String, Tls) {
     (issuer.pem(), tls)
 }
 
-fn gitea(tls: Tls) -> StandInGitea {
+pub(crate) fn gitea(tls: Tls) -> StandInGitea {
     StandInGitea::start(Options { tls: Some(tls), ..Options::default() }).unwrap()
 }
 
-fn trusting(gitea: &StandInGitea, pem: &str) -> Site {
+pub(crate) fn trusting(gitea: &StandInGitea, pem: &str) -> Site {
     let site = Site::new(gitea);
     let path = site.path("ca.pem");
     std::fs::write(&path, pem).unwrap();
