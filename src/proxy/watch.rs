@@ -11,7 +11,7 @@ use crate::lifecycle::{Lifecycle, Live};
 const PREFIX: usize = 4096;
 
 /// A poll on its way: while it is, its runner may have a task that the broker does not know of yet.
-pub struct Polling {
+pub(super) struct Polling {
     live: Arc<Live>,
     lifecycle: Arc<Lifecycle>,
 }
@@ -19,7 +19,7 @@ pub struct Polling {
 impl Polling {
     /// The runner asks for a task.
     #[must_use]
-    pub fn new(live: Arc<Live>, lifecycle: Arc<Lifecycle>) -> Self {
+    pub(super) fn new(live: Arc<Live>, lifecycle: Arc<Lifecycle>) -> Self {
         live.note(Activity::polls);
         Self { live, lifecycle }
     }
@@ -47,7 +47,7 @@ pub struct Watch {
 }
 
 /// The calls whose answers are looked at.
-pub enum Watched {
+pub(super) enum Watched {
     /// Its answer may hold a task.
     FetchTask(Polling),
     /// Its answer tells whether the task has ended.
