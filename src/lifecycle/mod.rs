@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
-pub use register::Registration;
+pub use register::{Registration, draining};
 pub use roster::{Live, Roster};
 
 use crate::broker::claims::CLAIM_TIMEOUT;

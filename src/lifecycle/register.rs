@@ -104,6 +104,9 @@ impl Lifecycle {
         let Registration { key, version, body, headers, dialled } = registration;
         // Never closed, so this only waits; what is ahead of it has a bound for each step.
         let _slot = self.slots.acquire().await;
+        if self.is_draining() {
+            return Err((Outcome::Rejected, draining()));
+        }
 
         let intent = Intent {
             nonce: nonce(),
@@ -274,6 +277,15 @@ impl Lifecycle {
             self.add_unsettled(intent.clone(), Instant::now());
         }
     }
+}
+
+/// What a runner is told that comes, or whose turn comes, when the broker is about to end.
+#[must_use]
+pub fn draining() -> ConnectError {
+    ConnectError::new(
+        Code::Unavailable,
+        "the broker is shutting down and registers nobody; try again when it is back",
+    )
 }
 
 fn store_failed() -> ConnectError {

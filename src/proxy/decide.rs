@@ -26,7 +26,7 @@ use crate::connect::messages::{
     DeclareRequest, DeregisterRequest, DeregisterResponse, RegisterRequest, Runner,
 };
 use crate::connect::{Code, Codec, ConnectError, Encoding, decode, encode, gunzip};
-use crate::lifecycle::{DeregisterError, Force, Live, Registration};
+use crate::lifecycle::{DeregisterError, Force, Live, Registration, draining};
 use crate::net::OutBody;
 use crate::telemetry::metrics::Rejection;
 
@@ -91,10 +91,7 @@ impl Proxy {
         let parent_id = self.admit(connection, &request)?;
         if self.lifecycle.is_draining() {
             metrics.rejection(Rejection::Draining);
-            return Err(ConnectError::new(
-                Code::Unavailable,
-                "the broker is shutting down and registers nobody; try again when it is back",
-            ));
+            return Err(draining());
         }
         let Parts { headers: mut passed, .. } = call.parts;
         let dialled = passed
