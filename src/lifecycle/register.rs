@@ -87,12 +87,18 @@ impl Lifecycle {
         registered: Instant,
     ) -> Option<(Answer, Delivery)> {
         let live = self.roster.get(record_id)?;
-        let body = self.store.answer(record_id).await.ok()??;
+        // Before anything is waited for: a runner that hangs up meanwhile may ask once more.
+        let delivery =
+            Delivery::new(Arc::clone(&self.desk), key.clone(), Arc::clone(&live), registered);
+        let Ok(Some(body)) = self.store.answer(record_id).await else {
+            drop(delivery);
+            self.desk.forget(record_id);
+            return None;
+        };
         info!(runner = key.name, id = live.upstream.id, "runner asked again: same identity");
         let scope = live.scope.to_string();
         self.metrics.registration(&scope, Outcome::Repeated, Duration::ZERO);
         let answer = Answer { headers: HeaderMap::new(), body };
-        let delivery = Delivery::new(Arc::clone(&self.desk), key.clone(), live, registered);
         Some((answer, delivery))
     }
 
