@@ -54,20 +54,13 @@ impl Proxy {
         live: Option<Arc<Live>>,
     ) -> Response<ProxyBody> {
         if request.method() != Method::POST {
+            self.malformed(route, connection, "it is no POST");
             return wrong_method();
         }
         let call = match read(request).await {
             Ok(call) => call,
             Err(error) => {
-                if route == Route::Register {
-                    self.lifecycle.metrics.rejection(Rejection::Malformed);
-                }
-                warn!(
-                    route = route.as_str(),
-                    peer = %connection.peer,
-                    reason = error.message,
-                    "call refused: it cannot be read"
-                );
+                self.malformed(route, connection, &error.message);
                 return unreadable(error);
             }
         };
@@ -79,15 +72,26 @@ impl Proxy {
         answer.unwrap_or_else(refuse)
     }
 
+    fn malformed(&self, route: Route, connection: &Connection, reason: &str) {
+        if route == Route::Register {
+            self.lifecycle.metrics.rejection(Rejection::Malformed);
+        }
+        warn!(
+            route = route.as_str(),
+            peer = %connection.peer,
+            reason,
+            "call refused: it cannot be read"
+        );
+    }
+
     async fn register(
         &self,
         connection: &Connection,
         call: Call,
     ) -> Result<Response<ProxyBody>, ConnectError> {
         let metrics = &self.lifecycle.metrics;
-        let request: RegisterRequest = decode(call.codec, &call.message).inspect_err(|_| {
-            metrics.rejection(Rejection::Malformed);
-        })?;
+        let request: RegisterRequest = decode(call.codec, &call.message)
+            .inspect_err(|error| self.malformed(Route::Register, connection, &error.message))?;
         let parent_id = self.admit(connection, &request)?;
         if self.lifecycle.is_draining() {
             metrics.rejection(Rejection::Draining);
@@ -169,7 +173,8 @@ impl Proxy {
         call: Call,
         live: Option<Arc<Live>>,
     ) -> Result<Response<ProxyBody>, ConnectError> {
-        let request: DeclareRequest = decode(call.codec, &call.message)?;
+        let request: DeclareRequest = decode(call.codec, &call.message)
+            .inspect_err(|error| self.malformed(Route::Declare, connection, &error.message))?;
         policy::labels(&request.labels).map_err(|refusal| {
             warn!(peer = %connection.peer, reason = %refusal, "declaration refused");
             ConnectError::new(Code::InvalidArgument, refusal.to_string())
@@ -198,7 +203,8 @@ impl Proxy {
         connection: &Connection,
         call: Call,
     ) -> Result<Response<ProxyBody>, ConnectError> {
-        let request: DeregisterRequest = decode(call.codec, &call.message)?;
+        let request: DeregisterRequest = decode(call.codec, &call.message)
+            .inspect_err(|error| self.malformed(Route::Deregister, connection, &error.message))?;
         let lifecycle = &self.lifecycle;
         let token = request.token.as_bytes();
         let record = match lifecycle.roster.authenticate(&request.uuid, token) {
