@@ -18,7 +18,7 @@ use crate::connect::{Code, ConnectError, splice};
 use crate::fault;
 use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal};
 use crate::store::NewRunner;
-use crate::telemetry::metrics::RegistrationOutcome as Outcome;
+use crate::telemetry::metrics::{RegistrationOutcome as Outcome, Rejection};
 
 /// A Register that was admitted.
 pub struct Registration {
@@ -55,6 +55,12 @@ impl Lifecycle {
             }
             Entry::Wait(waiter) => waiter,
             Entry::Full => {
+                self.metrics.rejection(Rejection::Overload);
+                warn!(
+                    runner = registration.key.name,
+                    peer = %registration.key.peer,
+                    "registration refused: too many run; is Gitea slow?"
+                );
                 return Err(ConnectError::new(
                     Code::ResourceExhausted,
                     "too many runners register at this moment; try again in a few seconds",
