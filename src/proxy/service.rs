@@ -53,9 +53,7 @@ impl Proxy {
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
         let live = connection.heard(request.headers());
         let response = match class {
-            Class::Disguised(route) => {
-                self.disguised(route, request.uri().path(), connection.peer)
-            }
+            Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(_) if request.method() == Method::CONNECT => refuse(ConnectError::new(
                 Code::Unimplemented,
                 "the broker is no forward proxy: dial it as you would dial Gitea",

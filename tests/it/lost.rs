@@ -3,14 +3,17 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use runner_broker::broker::Reason;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use runner_broker::broker::{Key, Reason, RecordId};
 use runner_broker::connect::messages::{RegisterRequest, RegisterResponse, Runner};
 use runner_broker::connect::{Codec, decode};
-use runner_broker::lifecycle::Timing;
+use runner_broker::lifecycle::{Registration, Timing};
 use runner_broker::sandbox::gitea::{
     Answer, Effect, Gate, Options, Route, RunnerSeed, StandInGitea, When,
 };
 use runner_broker::shutdown::Signal;
+use runner_broker::store::Touch;
 
 use crate::raw::{Capture, Raw, request};
 use crate::register::{intent_label, join, registers};
@@ -58,7 +61,10 @@ async fn an_unclear_registration_is_asked_once_and_its_orphan_is_deleted() {
         let site = Site::new(&gitea);
         let broker = Broker::start_with(&site, impatient()).await;
         // A stranger is not taken for the orphan.
-        gitea.add_runner(RunnerSeed { labels: vec!["rb-intent-other".into()], ..RunnerSeed::default() });
+        gitea.add_runner(RunnerSeed {
+            labels: vec!["rb-intent-other".into()],
+            ..RunnerSeed::default()
+        });
         gitea.faults().once(Route::Register, when, effect);
 
         let error = join(&broker, "one").await.unwrap_err();
@@ -71,7 +77,10 @@ async fn an_unclear_registration_is_asked_once_and_its_orphan_is_deleted() {
         assert!(broker.lifecycle.roster.all().is_empty(), "{case}");
         assert!(!site.runner_file("one").exists(), "{case}");
         let metrics = broker.lifecycle.metrics.render().unwrap();
-        assert!(metrics.contains("outcome=\"unclear\",scope=\"instance\"} 1\n"), "{case}\n{metrics}");
+        assert!(
+            metrics.contains("outcome=\"unclear\",scope=\"instance\"} 1\n"),
+            "{case}\n{metrics}"
+        );
         join(&broker, "one").await.unwrap();
     }
 }
@@ -149,7 +158,11 @@ async fn what_cannot_be_deregistered_is_tried_again_with_growing_waits() {
     let broker = Broker::start(&site).await;
     let runner = join(&broker, "one").await.unwrap();
     let status = hyper::StatusCode::BAD_GATEWAY;
-    gitea.faults().always(Route::DeleteRunner, When::BeforeActing, Effect::Answer(Answer::html(status)));
+    gitea.faults().always(
+        Route::DeleteRunner,
+        When::BeforeActing,
+        Effect::Answer(Answer::html(status)),
+    );
     runner.deregister().await.unwrap_err();
     let begun = std::time::Instant::now();
     let tried = || gitea.journal().count(|entry| entry.method == "DELETE");
@@ -258,9 +271,11 @@ async fn an_answer_that_is_lost_on_the_wire_is_given_again() {
         let mut wire = Raw::open(&broker.url).await;
         wire.register(&request("one")).await;
         wire.answer_arrives().await;
-        let ends = log.lines().iter().filter(|line| line["message"] == "connection broke off").count();
+        let ends =
+            log.lines().iter().filter(|line| line["message"] == "connection broke off").count();
         wire.reset();
-        let now = || log.lines().iter().filter(|line| line["message"] == "connection broke off").count();
+        let now =
+            || log.lines().iter().filter(|line| line["message"] == "connection broke off").count();
         eventually("it is noticed", async || now() > ends).await;
         uuids.push(gitea.runners().remove(0).uuid);
     }
@@ -287,4 +302,42 @@ async fn after_its_first_call_an_identity_is_handed_to_nobody() {
     let other = asks(&broker, &request("one")).await;
     assert_ne!(other.uuid, runner.credentials.uuid);
     assert_eq!(gitea.runners().len(), 2);
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_its_answer_is_looked_up_may_ask_once_more() {
+    let log = Capture::start();
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let gate = gitea.faults().gate(Route::Register, When::AfterActing);
+    asks_and_leaves(&broker, &gate, &log, false).await;
+    gate.open();
+    eventually("it has landed", async || log.text().contains("runner registered")).await;
+    let RegisterRequest { name, labels, ephemeral, version, .. } = request("one");
+    let parent_id = "settings".to_owned();
+    let (peer, codec) = (Ipv4Addr::LOCALHOST.into(), Codec::Proto);
+    let registration = Registration {
+        key: Key { parent_id, name, labels, ephemeral, peer, codec },
+        version,
+        body: Bytes::new(),
+        headers: hyper::HeaderMap::new(),
+        dialled: None,
+    };
+    // The store is at work for a while, so that the answer is waited for.
+    let touch = Touch {
+        record_id: RecordId(i64::MAX),
+        last_seen_at: None,
+        spoke: false,
+        delivered: false,
+        tasks: vec![],
+    };
+    let busy = broker.lifecycle.store.touch(vec![touch; 20_000]).now_or_never();
+    assert!(busy.is_none());
+    // Dropped at its first wait, as the server drops the handler of a connection that ends.
+    let polled = broker.lifecycle.register(registration).now_or_never();
+    assert!(polled.is_none(), "{:?}", polled.map(|result| result.map(drop)));
+    let again = asks(&broker, &request("one")).await;
+    assert_eq!(again.uuid, gitea.runners()[0].uuid);
+    assert_eq!(registers(&gitea).len(), 1);
 }

@@ -149,7 +149,10 @@ impl Capture {
 
     /// How many lines an admin sees: warnings and errors.
     pub(crate) fn complaints(&self) -> usize {
-        self.lines().iter().filter(|line| line["level"] == "WARN" || line["level"] == "ERROR").count()
+        self.lines()
+            .iter()
+            .filter(|line| line["level"] == "WARN" || line["level"] == "ERROR")
+            .count()
     }
 }
 

@@ -93,7 +93,8 @@ fn json_request(token: &str, more_labels: &[&str]) -> Vec<u8> {
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
 fn proto_answer(labels: &[&str]) -> Vec<u8> {
-    let mut runner = [LATER, &[0x08, 77], &field(2, UUID.as_bytes()), &field(3, b"secret-of-77")].concat();
+    let mut runner =
+        [LATER, &[0x08, 77], &field(2, UUID.as_bytes()), &field(3, b"secret-of-77")].concat();
     runner.extend(field(4, b"one"));
     labels.iter().for_each(|label| runner.extend(field(9, label.as_bytes())));
     runner.extend(LATER);
@@ -122,8 +123,9 @@ async fn only_token_and_label_differ_in_both_codecs_compressed_or_not() {
 }
 
 async fn exchange(codec: Codec, compressed: bool) {
-    type Make = fn(&[&str]) -> Vec<u8>;
-    let (ask, answer): (fn(&str, &[&str]) -> Vec<u8>, Make) = match codec {
+    type Ask = fn(&str, &[&str]) -> Vec<u8>;
+    type Answers = fn(&[&str]) -> Vec<u8>;
+    let (ask, answer): (Ask, Answers) = match codec {
         Codec::Proto => (proto_request, proto_answer),
         Codec::Json => (json_request, json_answer),
     };
@@ -225,7 +227,8 @@ async fn live_runners_of_one_name_have_identities_of_their_own_and_one_file() {
     let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
-    let mut runners = vec![join(&broker, "same").await.unwrap(), join(&broker, "same").await.unwrap()];
+    let mut runners =
+        vec![join(&broker, "same").await.unwrap(), join(&broker, "same").await.unwrap()];
     let owner = runners[0].credentials.id;
     for at_once in [2, 20] {
         let joined = join_all((0..at_once).map(|_| join(&broker, "same"))).await;
