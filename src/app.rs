@@ -89,7 +89,8 @@ impl App {
         let metrics = Arc::new(Metrics::new(&[settings.gitea.scope.to_string()])?);
         let upstream = Upstream::new(&settings.gitea)?;
         let tokens = Arc::new(ArcSwap::from_pointee(tokens(&settings)));
-        let gitea = GiteaClient::new(upstream.clone(), Arc::clone(&tokens));
+        let gitea = GiteaClient::new(upstream.clone(), Arc::clone(&tokens))
+            .with_register_limit(timing.register);
 
         let path = settings.store.path.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&path))

@@ -28,7 +28,7 @@ use crate::net::upstream::Upstream;
 /// How long a call may take, its answer's body included.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long Register may take: Gitea hashes and writes, and its outcome must not be guessed at.
-const REGISTER_LIMIT: Duration = Duration::from_secs(30);
+pub const REGISTER_LIMIT: Duration = Duration::from_secs(30);
 /// How large the body of an answer may be, compressed or not.
 const BODY_LIMIT: usize = 1024 * 1024;
 /// How the broker names itself.
@@ -49,13 +49,20 @@ pub struct Tokens {
 pub struct GiteaClient {
     upstream: Upstream,
     tokens: Arc<ArcSwap<Tokens>>,
+    register_limit: Duration,
 }
 
 impl GiteaClient {
     /// A client that takes the secrets anew for each call.
     #[must_use]
     pub fn new(upstream: Upstream, tokens: Arc<ArcSwap<Tokens>>) -> Self {
-        Self { upstream, tokens }
+        Self { upstream, tokens, register_limit: REGISTER_LIMIT }
+    }
+
+    /// The same client, with another limit for how long Register may take.
+    #[must_use]
+    pub fn with_register_limit(self, register_limit: Duration) -> Self {
+        Self { register_limit, ..self }
     }
 
     /// The secrets of this moment.

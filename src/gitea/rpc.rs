@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::error_text::RegisterRefusal;
-use super::{CALL_LIMIT, GiteaClient, REGISTER_LIMIT, USER_AGENT};
+use super::{CALL_LIMIT, GiteaClient, USER_AGENT};
 use crate::broker::Credentials;
 use crate::connect::messages::{
     DeclareRequest, DeclareResponse, PingRequest, PingResponse, RegisterResponse, Runner,
@@ -144,9 +144,9 @@ impl GiteaClient {
             headers.remove(name);
         }
         headers.insert(CONTENT_TYPE, codec.header_value());
-        let deadline = Instant::now() + REGISTER_LIMIT;
+        let deadline = Instant::now() + self.register_limit;
         let request = self.post("runner.v1.RunnerService/Register", headers, body);
-        let response = match self.upstream.send_fresh(request, REGISTER_LIMIT).await {
+        let response = match self.upstream.send_fresh(request, self.register_limit).await {
             Ok(response) => response,
             Err(error) if !error.sent => return Err(RegisterFailure::NotSent(error)),
             Err(error) => return Err(RegisterFailure::Unclear(error.to_string())),

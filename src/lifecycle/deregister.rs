@@ -124,6 +124,7 @@ impl Lifecycle {
                 _ => self.cancel(live, &tasks).await?,
             }
         }
+        let retried = live.is_deregistering();
         let state = RecordState::Deregistering(reason);
         self.store.set_state(live.record_id, state).await?;
         live.set_state(state);
@@ -132,8 +133,9 @@ impl Lifecycle {
         let deleted = match self.delete_in_gitea(live).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                // A shutdown leaves it to the next start; otherwise it is tried again soon.
-                if !self.is_draining() {
+                // A shutdown leaves it to the next start; otherwise it is tried again soon. Who tries
+                // again keeps its own time.
+                if !retried && !self.is_draining() {
                     self.wake.notify_one();
                 }
                 return Err(error);

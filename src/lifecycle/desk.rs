@@ -109,7 +109,9 @@ impl Desk {
         if flight.abandoned {
             let key = flight.key.clone();
             inner.flights.remove(&id);
-            inner.keep(key, result);
+            if let Ok(Landed { live, registered, .. }) = result {
+                inner.keep(key, &live, registered);
+            }
         } else {
             flight.result = Some(result);
             flight.landed.notify_one();
@@ -132,10 +134,11 @@ impl Desk {
 }
 
 impl Inner {
-    fn keep(&mut self, key: Key, result: Result<Landed, ConnectError>) {
-        if let Ok(landed) = result {
-            let record = landed.live.record_id;
-            self.claims.keep(key, record, landed.registered, Instant::now());
+    /// The desk stays locked over the look at the runner: its first call comes wholly before that, or
+    /// takes the kept result away again. It may have found its credentials in its file.
+    fn keep(&mut self, key: Key, live: &Live, registered: Instant) {
+        if !live.spoke() {
+            self.claims.keep(key, live.record_id, registered, Instant::now());
         }
     }
 }
@@ -206,10 +209,10 @@ impl Drop for Waiter {
         match inner.flights.get_mut(&self.id) {
             Some(flight) if flight.result.is_none() => flight.abandoned = true,
             Some(_) => {
-                if let Some(Flight { key, result: Some(result), .. }) =
+                if let Some(Flight { key, result: Some(Ok(landed)), .. }) =
                     inner.flights.remove(&self.id)
                 {
-                    inner.keep(key, result);
+                    inner.keep(key, &landed.live, landed.registered);
                 }
             }
             None => {}
@@ -241,10 +244,8 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(key) = self.key.take()
-            && !self.live.record().spoke
-        {
-            self.desk.keep(key, self.live.record_id, self.registered);
+        if let Some(key) = self.key.take() {
+            self.desk.lock().keep(key, &self.live, self.registered);
         }
     }
 }

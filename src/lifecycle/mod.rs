@@ -20,13 +20,13 @@ use tokio_util::task::TaskTracker;
 
 pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
-pub use register::Registration;
+pub use register::{Registration, draining};
 pub use roster::{Live, Roster};
 pub use upkeep::STATES;
 
 use crate::broker::claims::CLAIM_TIMEOUT;
 use crate::config::Settings;
-use crate::gitea::GiteaClient;
+use crate::gitea::{GiteaClient, REGISTER_LIMIT};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use desk::Desk;
@@ -41,6 +41,8 @@ pub struct Timing {
     /// After this, a registration of which Gitea's list shows nothing did not happen: Gitea has long
     /// given up whatever it was doing.
     pub absence_proves: Duration,
+    /// How long Gitea may take for a Register; after that its outcome is unclear.
+    pub register: Duration,
     /// The first wait before something unsettled is tried again; it doubles up to five minutes.
     pub retry: Duration,
     /// How often what the traffic tells is written to the store.
@@ -53,6 +55,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             absence_proves: Duration::from_secs(120),
+            register: REGISTER_LIMIT,
             retry: Duration::from_secs(1),
             flush: Duration::from_secs(2),
             probe: Duration::from_secs(30),

@@ -18,7 +18,7 @@ use crate::connect::{Code, ConnectError, splice};
 use crate::fault;
 use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal};
 use crate::store::NewRunner;
-use crate::telemetry::metrics::RegistrationOutcome as Outcome;
+use crate::telemetry::metrics::{RegistrationOutcome as Outcome, Rejection};
 
 /// A Register that was admitted.
 pub struct Registration {
@@ -55,6 +55,12 @@ impl Lifecycle {
             }
             Entry::Wait(waiter) => waiter,
             Entry::Full => {
+                self.metrics.rejection(Rejection::Overload);
+                warn!(
+                    runner = registration.key.name,
+                    peer = %registration.key.peer,
+                    "registration refused: too many run; is Gitea slow?"
+                );
                 return Err(ConnectError::new(
                     Code::ResourceExhausted,
                     "too many runners register at this moment; try again in a few seconds",
@@ -87,12 +93,18 @@ impl Lifecycle {
         registered: Instant,
     ) -> Option<(Answer, Delivery)> {
         let live = self.roster.get(record_id)?;
-        let body = self.store.answer(record_id).await.ok()??;
+        // Before anything is waited for: a runner that hangs up meanwhile may ask once more.
+        let delivery =
+            Delivery::new(Arc::clone(&self.desk), key.clone(), Arc::clone(&live), registered);
+        let Ok(Some(body)) = self.store.answer(record_id).await else {
+            drop(delivery);
+            self.desk.forget(record_id);
+            return None;
+        };
         info!(runner = key.name, id = live.upstream.id, "runner asked again: same identity");
         let scope = live.scope.to_string();
         self.metrics.registration(&scope, Outcome::Repeated, Duration::ZERO);
         let answer = Answer { headers: HeaderMap::new(), body };
-        let delivery = Delivery::new(Arc::clone(&self.desk), key.clone(), live, registered);
         Some((answer, delivery))
     }
 
@@ -104,6 +116,9 @@ impl Lifecycle {
         let Registration { key, version, body, headers, dialled } = registration;
         // Never closed, so this only waits; what is ahead of it has a bound for each step.
         let _slot = self.slots.acquire().await;
+        if self.is_draining() {
+            return Err((Outcome::Rejected, draining()));
+        }
 
         let intent = Intent {
             nonce: nonce(),
@@ -274,6 +289,15 @@ impl Lifecycle {
             self.add_unsettled(intent.clone(), Instant::now());
         }
     }
+}
+
+/// What a runner is told that comes, or whose turn comes, when the broker is about to end.
+#[must_use]
+pub fn draining() -> ConnectError {
+    ConnectError::new(
+        Code::Unavailable,
+        "the broker is shutting down and registers nobody; try again when it is back",
+    )
 }
 
 fn store_failed() -> ConnectError {

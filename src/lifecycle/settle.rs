@@ -5,6 +5,7 @@
 //! and by nothing else. Nobody has its credentials, so its label stays: a list of Gitea's runners that
 //! did not move while it was read, and shows no such label, proves that there is none.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ impl Lifecycle {
     /// Settles what is unsettled, for ever.
     pub async fn keep_settling(self: Arc<Self>) {
         let mut wait = self.timing.retry;
-        let mut told = false;
+        let mut told = HashSet::new();
         loop {
             let left = self.settle(&mut told).await;
             if left == 0 {
@@ -58,8 +59,9 @@ impl Lifecycle {
         }
     }
 
-    /// Tries once; returns how much is left. `told` keeps one and the same complaint out of the log.
-    async fn settle(self: &Arc<Self>, told: &mut bool) -> usize {
+    /// Tries once; returns how much is left. `told` holds the nonces that were complained of: each is named
+    /// in the log once.
+    async fn settle(self: &Arc<Self>, told: &mut HashSet<String>) -> usize {
         if self.is_draining() {
             return 0;
         }
@@ -76,13 +78,13 @@ impl Lifecycle {
         for one in unsettled {
             match self.settle_intent(&one).await {
                 Ok(true) => {
-                    *told = false;
+                    told.remove(&one.intent.nonce);
                     self.forget_unsettled(&one.intent.nonce);
                 }
                 Ok(false) => left += 1,
                 Err(error) => {
                     left += 1;
-                    if !std::mem::replace(told, true) {
+                    if told.insert(one.intent.nonce.clone()) {
                         warn!(
                             %error,
                             runner = one.intent.key.name,

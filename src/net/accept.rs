@@ -1,7 +1,9 @@
 //! The runners' listener: accepts, serves HTTP/1.1, and ends each connection in an orderly way.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -81,6 +84,8 @@ async fn converse(
     };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+    let broken = Arc::new(AtomicBool::new(false));
+    let stream = Told { stream, broken: Arc::clone(&broken) };
     let mut conversation = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = conversation.as_mut() => Some(ended),
@@ -93,10 +98,12 @@ async fn converse(
             }
         }
     };
-    if let Some(Err(error)) = &ended {
-        debug!(peer = %connection.peer, %error, "connection broke off");
+    let cleanly = matches!(ended, Some(Ok(()))) && !broken.load(Ordering::Relaxed);
+    if !cleanly {
+        let error = ended.and_then(Result::err);
+        debug!(peer = %connection.peer, ?error, "connection broke off");
     }
-    connection.closed(matches!(ended, Some(Ok(()))));
+    connection.closed(cleanly);
 }
 
 async fn nothing_in_hand(requests: &TaskTracker) {
@@ -133,5 +140,68 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Remembers that the other end reset the connection. An idle one that is reset counts as ended in order
+/// to the library above, but its last answer may not have been read.
+struct Told {
+    stream: TcpStream,
+    broken: Arc<AtomicBool>,
+}
+
+impl Told {
+    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(_)) = &result {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncRead for Told {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.note(read)
+    }
+}
+
+impl AsyncWrite for Told {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    /// As the stream does it, but a connection that was reset meanwhile is told: the stream takes it for
+    /// one that is closed already.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
+        let _ = self.note(Poll::Ready(shut.map_err(io::Error::from)));
+        Poll::Ready(Ok(()))
     }
 }

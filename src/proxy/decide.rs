@@ -26,7 +26,7 @@ use crate::connect::messages::{
     DeclareRequest, DeregisterRequest, DeregisterResponse, RegisterRequest, Runner,
 };
 use crate::connect::{Code, Codec, ConnectError, Encoding, decode, encode, gunzip};
-use crate::lifecycle::{DeregisterError, Force, Live, Registration};
+use crate::lifecycle::{DeregisterError, Force, Live, Registration, draining};
 use crate::net::OutBody;
 use crate::telemetry::metrics::Rejection;
 
@@ -54,20 +54,13 @@ impl Proxy {
         live: Option<Arc<Live>>,
     ) -> Response<ProxyBody> {
         if request.method() != Method::POST {
+            self.malformed(route, connection, "it is no POST");
             return wrong_method();
         }
         let call = match read(request).await {
             Ok(call) => call,
             Err(error) => {
-                if route == Route::Register {
-                    self.lifecycle.metrics.rejection(Rejection::Malformed);
-                }
-                warn!(
-                    route = route.as_str(),
-                    peer = %connection.peer,
-                    reason = error.message,
-                    "call refused: it cannot be read"
-                );
+                self.malformed(route, connection, &error.message);
                 return unreadable(error);
             }
         };
@@ -79,22 +72,30 @@ impl Proxy {
         answer.unwrap_or_else(refuse)
     }
 
+    fn malformed(&self, route: Route, connection: &Connection, reason: &str) {
+        if route == Route::Register {
+            self.lifecycle.metrics.rejection(Rejection::Malformed);
+        }
+        warn!(
+            route = route.as_str(),
+            peer = %connection.peer,
+            reason,
+            "call refused: it cannot be read"
+        );
+    }
+
     async fn register(
         &self,
         connection: &Connection,
         call: Call,
     ) -> Result<Response<ProxyBody>, ConnectError> {
         let metrics = &self.lifecycle.metrics;
-        let request: RegisterRequest = decode(call.codec, &call.message).inspect_err(|_| {
-            metrics.rejection(Rejection::Malformed);
-        })?;
+        let request: RegisterRequest = decode(call.codec, &call.message)
+            .inspect_err(|error| self.malformed(Route::Register, connection, &error.message))?;
         let parent_id = self.admit(connection, &request)?;
         if self.lifecycle.is_draining() {
             metrics.rejection(Rejection::Draining);
-            return Err(ConnectError::new(
-                Code::Unavailable,
-                "the broker is shutting down and registers nobody; try again when it is back",
-            ));
+            return Err(draining());
         }
         let Parts { headers: mut passed, .. } = call.parts;
         let dialled = passed
@@ -172,7 +173,8 @@ impl Proxy {
         call: Call,
         live: Option<Arc<Live>>,
     ) -> Result<Response<ProxyBody>, ConnectError> {
-        let request: DeclareRequest = decode(call.codec, &call.message)?;
+        let request: DeclareRequest = decode(call.codec, &call.message)
+            .inspect_err(|error| self.malformed(Route::Declare, connection, &error.message))?;
         policy::labels(&request.labels).map_err(|refusal| {
             warn!(peer = %connection.peer, reason = %refusal, "declaration refused");
             ConnectError::new(Code::InvalidArgument, refusal.to_string())
@@ -201,7 +203,8 @@ impl Proxy {
         connection: &Connection,
         call: Call,
     ) -> Result<Response<ProxyBody>, ConnectError> {
-        let request: DeregisterRequest = decode(call.codec, &call.message)?;
+        let request: DeregisterRequest = decode(call.codec, &call.message)
+            .inspect_err(|error| self.malformed(Route::Deregister, connection, &error.message))?;
         let lifecycle = &self.lifecycle;
         let token = request.token.as_bytes();
         let record = match lifecycle.roster.authenticate(&request.uuid, token) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use tracing::{debug, trace};
+use tracing::{trace, warn};
 
 use super::body::ProxyBody;
 use super::connection::Connection;
@@ -53,7 +53,7 @@ impl Proxy {
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
         let live = connection.heard(request.headers());
         let response = match class {
-            Class::Disguised(route) => self.disguised(route, request.uri().path()),
+            Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(_) if request.method() == Method::CONNECT => refuse(ConnectError::new(
                 Code::Unimplemented,
                 "the broker is no forward proxy: dial it as you would dial Gitea",
@@ -80,11 +80,20 @@ impl Proxy {
         self.lifecycle.is_draining() || live.is_some_and(Live::is_deregistering)
     }
 
-    fn disguised(&self, route: Route, path: &str) -> Response<ProxyBody> {
-        self.lifecycle.metrics.rejection(Rejection::Malformed);
-        debug!(
+    fn disguised(
+        &self,
+        route: Route,
+        path: &str,
+        peer: std::net::SocketAddr,
+    ) -> Response<ProxyBody> {
+        if route == Route::Register {
+            self.lifecycle.metrics.rejection(Rejection::Malformed);
+        }
+        warn!(
             route = route.as_str(),
-            path, "call refused: its path is not spelled as a runner does"
+            %peer,
+            path = path.chars().take(128).collect::<String>(),
+            "call refused: its path is not spelled as a runner does"
         );
         refuse(ConnectError::new(
             Code::InvalidArgument,

@@ -4,10 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;
+mod bad_input;
 mod commands;
+mod crash;
+mod hand;
 mod life;
+mod lost;
+mod paths;
 mod proxy;
 mod raw;
+mod register;
 mod sandbox;
 mod streaming;
 mod support;

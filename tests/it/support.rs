@@ -35,10 +35,16 @@ pub(crate) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) 
     }
 }
 
+/// Waits for something that the test itself brings about.
+pub(crate) async fn within<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, wait).await.expect("it comes in time")
+}
+
 /// Time limits that let tests be short.
 pub(crate) fn quick() -> Timing {
     Timing {
         absence_proves: Duration::from_millis(200),
+        register: Duration::from_secs(10),
         retry: Duration::from_millis(20),
         flush: Duration::from_millis(20),
         probe: Duration::from_secs(30),
@@ -137,18 +143,22 @@ impl Site {
 
     /// The settings, read as the binary reads them.
     pub(crate) fn settings(&self) -> Settings {
+        config::load(&self.sources()).unwrap_or_else(|problems| panic!("{problems}")).settings
+    }
+
+    fn sources(&self) -> config::Sources {
         let environment =
             self.environment().into_iter().map(|(name, value)| (name.into(), value.into()));
-        let sources = config::Sources {
+        config::Sources {
             file: None,
             default_file: None,
             environment: environment.collect(),
             flags: vec![],
-        };
-        config::load(&sources).unwrap_or_else(|problems| panic!("{problems}")).settings
+        }
     }
 
-    fn write_secret(&self, name: &str, secret: &str) {
+    /// Writes one of the secret files; a broker that runs sees it with its next reload.
+    pub(crate) fn write_secret(&self, name: &str, secret: &str) {
         use std::os::unix::fs::OpenOptionsExt;
         let mut options = std::fs::OpenOptions::new();
         let file =
@@ -177,9 +187,12 @@ impl Broker {
 
     /// Starts it with other time limits.
     pub(crate) async fn start_with(site: &Site, timing: Timing) -> Self {
-        let settings = site.settings();
-        let again = settings.clone();
-        let app = App::start(settings, Box::new(move || Ok(again.clone())), timing).await.unwrap();
+        let sources = site.sources();
+        let reload = Box::new(move || match config::load(&sources) {
+            Ok(loaded) => Ok(loaded.settings),
+            Err(problems) => Err(problems.to_string()),
+        });
+        let app = App::start(site.settings(), reload, timing).await.unwrap();
         let (signals, mut received) = mpsc::channel(8);
         let (url, admin) = (format!("http://{}", app.runners), app.admin);
         let lifecycle = Arc::clone(&app.lifecycle);

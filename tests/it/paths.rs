@@ -1,0 +1,106 @@
+//! No Register that the broker did not author reaches Gitea, whatever the spelling of its path.
+
+use runner_broker::connect::{Codec, encode};
+use runner_broker::sandbox::gitea::{Options, StandInGitea};
+
+use crate::bad_input::error_of;
+use crate::hand::{Capture, REGISTER, Raw, request};
+use crate::register::{intent_label, registers};
+use crate::support::{Broker, Site};
+
+#[tokio::test]
+async fn no_spelling_of_registers_path_passes_by() {
+    let log = Capture::start();
+    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let body = encode(Codec::Proto, &request("one"));
+    let service = "/api/actions/runner.v1.RunnerService";
+    let mut authored = 0;
+    let mut targets: Vec<String> = SPELLINGS.iter().map(|&path| path.to_owned()).collect();
+    targets.extend(targets.clone().iter().map(|path| format!("http://gitea.example{path}")));
+    targets.extend([
+        format!("{REGISTER}?x=1"),
+        format!("/x?{REGISTER}"),
+        format!("{service}/Register?/../y"),
+    ]);
+    for target in &targets {
+        for (method, version, more) in [
+            ("POST", "1.1", ""),
+            ("POST", "1.0", ""),
+            ("GET", "1.1", ""),
+            ("post", "1.1", ""),
+            ("CONNECT", "1.1", ""),
+            (
+                "POST",
+                "1.1",
+                "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+            ),
+            (
+                "POST",
+                "1.1",
+                "X-HTTP-Method-Override: POST\r\nX-Original-URL: /api/actions/runner.v1.RunnerService/Register\r\n",
+            ),
+        ] {
+            let case = format!("{method} {target} HTTP/{version} {more}");
+            let head = format!(
+                "{method} {target} HTTP/{version}\r\nHost: broker\r\nContent-Type: application/proto\r\n\
+                 {more}Content-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let complaints = log.complaints();
+            let mut wire = Raw::open(&broker.url).await;
+            wire.send(&[head.as_bytes(), &body].concat()).await;
+            let got = wire.answer().await.unwrap_or_else(|| panic!("{case}: no answer"));
+            if got.status == 200 {
+                authored += 1;
+            } else if !target.starts_with("/x?") && method != "CONNECT" {
+                let (_, message) = error_of(&got);
+                assert!(message.contains("POST") || message.contains(service), "{case}: {message}");
+                assert!(log.complaints() > complaints, "{case}: nothing in the log");
+            }
+        }
+    }
+    let arrived = registers(&gitea);
+    assert!(authored >= 8, "{authored}");
+    for entry in gitea.journal().entries() {
+        let path = entry.target.split('?').next().unwrap().to_lowercase();
+        let looks =
+            path.contains("egister") || path.contains("runnerservice") || path.contains('%');
+        if looks {
+            assert_eq!(entry.target.split('?').next(), Some(REGISTER), "{entry:?}");
+            intent_label(&entry);
+        }
+    }
+    // `/x?…` is passed on and is no Register.
+    let real = arrived.iter().filter(|entry| entry.target.starts_with("/api")).count();
+    assert_eq!(real, authored);
+    assert_eq!(gitea.runners().len(), authored);
+}
+
+const SPELLINGS: &[&str] = &[
+    REGISTER,
+    "/api/actions/runner.v1.RunnerService/Register/",
+    "//api/actions/runner.v1.RunnerService/Register",
+    "/api//actions///runner.v1.RunnerService//Register//",
+    "/api/actions/./runner.v1.RunnerService/Register",
+    "/x/../api/actions/runner.v1.RunnerService/Register",
+    "/api/actions/runner.v1.RunnerService/x/../Register",
+    "/api/actions/runner.v1.RunnerService/x/..;a=b/Register",
+    "/api/actions/runner.v1.RunnerService;v=1/Register;x",
+    "/api/actions/runner%2ev1.RunnerService/Register",
+    "/api/actions/runner.v1.RunnerService%2FRegister",
+    "/api/actions/runner.v1.RunnerService%252fRegister",
+    "/api/actions/runner.v1.RunnerService/%52egister",
+    "/api/actions/runner.v1.RunnerService/%2552egister",
+    "/%61pi/actions/runner.v1.%52unnerService/Register",
+    "/api/actions/runner.v1.runnerservice/register",
+    "/API/ACTIONS/RUNNER.V1.RUNNERSERVICE/REGISTER",
+    "/api/actions/runner.v1.RunnerService/Register%20",
+    "/api/actions/runner.v1.RunnerService/Register%00",
+    "/api/actions/runner.v1.RunnerService/Register%3fx=1",
+    "/api/actions/runner.v1.RunnerService\\Register",
+    "/api/actions/runner.v1.RunnerService/Register/more",
+    "/git/api/actions/runner.v1.RunnerService/Register",
+    "/runner.v1.RunnerService/Register",
+];
