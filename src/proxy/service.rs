@@ -61,7 +61,10 @@ impl Proxy {
             Class::Plain(route) if route.is_decided() => {
                 self.decide(route, &connection, request, live).await
             }
-            Class::Plain(Route::FetchTask) if self.lifecycle.is_draining() => {
+            Class::Plain(Route::FetchTask)
+                if self.lifecycle.is_draining()
+                    || live.as_ref().is_some_and(|live| live.is_deregistering()) =>
+            {
                 no_task(request.headers().get(CONTENT_TYPE))
             }
             Class::Plain(route) => {
@@ -101,7 +104,8 @@ impl Proxy {
     }
 }
 
-/// The broker ends: no runner gets a task any more, and none takes that for an error. The version is left
+/// The broker ends, or the runner is about to be deleted: it gets no task, and does not take that for an
+/// error. The version is left
 /// out, which a runner takes for "nothing new".
 fn no_task(content_type: Option<&HeaderValue>) -> Response<ProxyBody> {
     let codec = Codec::from_content_type(content_type).unwrap_or(Codec::Proto);
