@@ -6,5 +6,7 @@
 mod deregister;
 mod life;
 mod sandbox;
+mod shutdown;
+mod signals;
 mod support;
 mod wire;
