@@ -6,6 +6,7 @@
 mod deregister;
 mod life;
 mod sandbox;
+mod secrets;
 mod shutdown;
 mod signals;
 mod support;
