@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
-use crate::admin;
+use crate::admin::{self, Admin};
 use crate::config::Settings;
 use crate::gitea::{GiteaClient, Tokens};
 use crate::lifecycle::{Lifecycle, Timing};
@@ -130,9 +130,15 @@ impl App {
         };
         let proxy = Arc::new(Proxy::new(Arc::clone(&app.lifecycle), upstream));
         tokio::spawn(net::accept::serve(runners, proxy, app.stop.clone(), app.connections.clone()));
-        let lifecycle = &app.lifecycle;
-        tokio::spawn(admin::serve_tcp(admin, Arc::clone(lifecycle), app.admin_stop.clone()));
-        tokio::spawn(admin::serve_unix(unix, Arc::clone(lifecycle), app.admin_stop.clone()));
+        let shown = Admin {
+            lifecycle: Arc::clone(&app.lifecycle),
+            runners: app.runners,
+            listen: app.admin,
+            socket: app.socket.clone(),
+            started: std::time::Instant::now(),
+        };
+        tokio::spawn(admin::serve_tcp(admin, shown.clone(), app.admin_stop.clone()));
+        tokio::spawn(admin::serve_unix(unix, shown, app.admin_stop.clone()));
         info!(
             runners = %app.runners,
             admin = %app.admin,

@@ -1,4 +1,52 @@
-//! Registration broker in front of Gitea's runners.
+//! Registration broker in front of Gitea's runners: a reverse proxy that alone holds Gitea's registration
+//! token. It registers runners that show a token of the broker's own, passes everything else through,
+//! keeps a record of each runner, and deregisters those that leave.
+//!
+//! # The map
+//!
+//! | What happens | Where |
+//! |---|---|
+//! | Data comes in: connections of runners and jobs, and the way to Gitea | [`net`] |
+//! | It is told apart: what is decided here, what is refused, what is passed on as a stream | [`proxy`], reading messages with [`connect`] |
+//! | It is decided, from values alone: no socket, no file, no clock | [`broker`] |
+//! | It is carried out: [`lifecycle`] does what [`broker`] decides, with the calls to Gitea in [`gitea`], runner files in [`credential`] and records in [`store`] | [`lifecycle`] |
+//! | It is shown: metrics, health, what the commands ask for, the log | [`admin`], [`telemetry`] |
+//!
+//! Around that, [`cli`] reads the command line and [`config`] the settings, [`app`] makes running parts of
+//! settings (nothing else wires), and [`shutdown`] ends them in phases. [`sandbox`] is a stand-in Gitea
+//! with stand-in runners, for the demo and the tests, and [`fault`] the points at which tests let a debug
+//! build die.
+//!
+//! # The life of a Register
+//!
+//! 1. [`net::accept`] takes the connection. [`proxy::Proxy`] tells the request apart by its path:
+//!    [`proxy::classify`] knows every spelling of Register, and one that is not the runner's own is refused.
+//!    No Register goes to Gitea that was not authored here.
+//! 2. It is read whole, within a limit that holds after decompression too ([`connect::decode`]), and
+//!    [`broker::policy::admit`] decides: is its enrollment token right, may the name and the labels be?
+//! 3. [`lifecycle::Lifecycle::register`] looks whether the same runner asks for an answer that it lost
+//!    ([`broker::claims`]). If not, it starts a task of its own: a registration runs to its end even where
+//!    the runner hangs up.
+//! 4. The [`broker::Intent`] is written to the [`store`]: from here on, a crash leaves something to settle.
+//! 5. [`connect::splice`] puts Gitea's registration token and the intent's label into the message and leaves
+//!    every other byte as it was. [`gitea::GiteaClient::register`] sends it, once, on a connection of its own.
+//! 6. Gitea's answer makes the intent a [`broker::Record`] in the store. Then the runner file is written
+//!    ([`credential`]), and only then the runner has its answer, without the label. Until it makes its first
+//!    call, the answer is kept for it.
+//! 7. An answer that was lost makes the registration unclear. It is settled in the background, now or at the
+//!    next start: a runner that shows the intent's label in Gitea's list is an orphan, and is deleted.
+//!
+//! All later calls are passed on as streams. On their way, [`lifecycle::Live`] learns when the runner was
+//! last heard from and which task it has in hand ([`broker::Activity`]); a batch of that is written every few
+//! seconds, so that no call waits for a disk.
+//!
+//! # What holds everywhere
+//!
+//! - Write first: the intent before Gitea is asked, the record and the file before the runner is answered.
+//! - What may have changed something in Gitea is never sent twice. An unclear outcome is recorded as unclear.
+//! - Before a runner is deleted, its own credentials prove that Gitea still means it by that id.
+//! - Bodies stream: memory does not grow with them. Every wait has an end and every queue a bound.
+//! - No secret is in a log, a metric, an error or an argument.
 
 pub mod admin;
 pub mod app;

@@ -23,6 +23,7 @@ pub enum Presence {
 #[derive(Clone, Debug)]
 pub struct Activity {
     connections: usize,
+    polls: usize,
     left: bool,
     heard: Instant,
     call: Option<Instant>,
@@ -43,6 +44,7 @@ impl Activity {
     pub fn new(now: Instant, spoke: bool, tasks: &[i64]) -> Self {
         Self {
             connections: 0,
+            polls: 0,
             left: false,
             heard: now,
             call: None,
@@ -69,6 +71,22 @@ impl Activity {
         self.connections = self.connections.saturating_sub(1);
         self.left = self.connections == 0;
         self.heard = now;
+    }
+
+    /// It asks for a task: until the answer has passed, Gitea may have handed it one.
+    pub fn polls(&mut self) {
+        self.polls += 1;
+    }
+
+    /// The answer to one of its polls has passed, or there was none.
+    pub fn polled(&mut self) {
+        self.polls = self.polls.saturating_sub(1);
+    }
+
+    /// Whether a poll of it is on its way.
+    #[must_use]
+    pub fn is_polling(&self) -> bool {
+        self.polls > 0
     }
 
     /// Gitea handed it a task, or it reports on one.

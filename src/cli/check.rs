@@ -1,16 +1,23 @@
 //! `check`: what is wrong with the settings, or what will be used.
 
-use comfy_table::{Table, presets};
+mod online;
+
 use serde::Serialize;
 
-use super::{Failure, SettingsArgs, complain, print};
+use super::show::{self, columns};
+use super::{Failure, SettingsArgs, block_on, complain, print};
 use crate::config::{Loaded, Used};
+use online::{Finding, Outcome};
 
 /// Check the settings: show all that is wrong at once, or what will be used
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     settings: SettingsArgs,
+
+    /// Ask Gitea too; nothing is changed there
+    #[arg(long)]
+    online: bool,
 
     /// Print JSON for programs
     #[arg(long)]
@@ -22,7 +29,23 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         complain(format!("warning: {warning}"));
     }
-    if args.json { print(json(&loaded)?) } else { print(table(&loaded.used)) }
+    let findings = if args.online { Some(block_on(online::ask(&loaded.settings))?) } else { None };
+    if args.json {
+        print(show::json(&Answer::of(&loaded, findings.as_deref()))?)?;
+    } else {
+        print(table(&loaded.used))?;
+        if let Some(findings) = &findings {
+            print(format!("\n{}", asked(findings)))?;
+        }
+    }
+    let findings = findings.iter().flatten();
+    match findings.filter(|finding| finding.outcome == Outcome::Failed).count() {
+        0 => Ok(()),
+        count => {
+            let message = format!("{count} of the questions to Gitea failed; see above");
+            Err(Failure::new(Failure::UNAVAILABLE, message))
+        }
+    }
 }
 
 /// The answer of `--json`.
@@ -30,18 +53,28 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 struct Answer<'a> {
     settings: &'a [Used],
     warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<&'a [Finding]>,
 }
 
-fn json(loaded: &Loaded) -> Result<String, Failure> {
-    let answer = Answer { settings: &loaded.used, warnings: &loaded.warnings };
-    serde_json::to_string_pretty(&answer).map_err(|error| Failure::new(Failure::INTERNAL, error))
+impl<'a> Answer<'a> {
+    fn of(loaded: &'a Loaded, online: Option<&'a [Finding]>) -> Self {
+        Self { settings: &loaded.used, warnings: &loaded.warnings, online }
+    }
 }
 
 fn table(used: &[Used]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(["SETTING", "VALUE", "FROM"]);
+    let mut table = columns(["SETTING", "VALUE", "FROM"]);
     for Used { key, value, origin } in used {
         table.add_row([key, value, origin]);
+    }
+    table.trim_fmt()
+}
+
+fn asked(findings: &[Finding]) -> String {
+    let mut table = columns(["ASKED", "OUTCOME", "DETAIL"]);
+    for Finding { what, outcome, detail } in findings {
+        table.add_row([what, outcome.as_str(), &show::plain(detail)]);
     }
     table.trim_fmt()
 }

@@ -2,8 +2,14 @@
 //! `run(args) -> Result<(), Failure>`.
 
 mod check;
+mod client;
+mod demo;
+mod healthcheck;
+mod runner;
 mod serve;
 mod settings;
+mod show;
+mod status;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -25,7 +31,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Status(status::Args),
+    Runner(runner::Args),
     Check(check::Args),
+    Healthcheck(healthcheck::Args),
+    Demo(demo::Args),
 }
 
 impl Cli {
@@ -36,7 +46,11 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(args) => serve::run(args),
+            Command::Status(args) => status::run(&args),
+            Command::Runner(args) => runner::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Healthcheck(args) => healthcheck::run(&args),
+            Command::Demo(demo::Args {}) => demo::run(),
         }
     }
 }

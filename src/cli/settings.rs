@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::config::{self, Loaded, Sources};
+use crate::config::{self, Admin, Loaded, Problem, Sources};
 
 /// Where settings come from.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,6 +24,15 @@ impl SettingsArgs {
     /// # Errors
     /// All that is wrong at once, a line each.
     pub fn load(&self) -> Result<Loaded, Failure> {
+        config::load(&self.sources()?).map_err(|problems| Failure::new(Failure::SETTINGS, problems))
+    }
+
+    /// Reads `[admin]` alone: nothing else needs to be there or right. What is wrong with it comes along.
+    pub(super) fn admin(&self) -> Result<(Admin, Vec<Problem>), Failure> {
+        Ok(config::load_admin(&self.sources()?))
+    }
+
+    fn sources(&self) -> Result<Sources, Failure> {
         let flags = self.set.iter().map(|flag| {
             // The text is not repeated: it may be a secret, given in the wrong place.
             flag.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(
@@ -35,7 +44,6 @@ impl SettingsArgs {
                 },
             )
         });
-        let sources = Sources::of_process(self.config.clone(), flags.collect::<Result<_, _>>()?);
-        config::load(&sources).map_err(|problems| Failure::new(Failure::SETTINGS, problems))
+        Ok(Sources::of_process(self.config.clone(), flags.collect::<Result<_, _>>()?))
     }
 }

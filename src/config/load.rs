@@ -9,9 +9,9 @@ use serde::Serialize;
 use zeroize::Zeroize;
 
 use super::layers::Layers;
-use super::problem::Problems;
+use super::problem::{Problem, Problems};
 use super::reader::Reader;
-use super::{Settings, validate};
+use super::{Admin, Settings, validate};
 
 /// Read where no other file is named and this one is there.
 pub const DEFAULT_FILE: &str = "/etc/runner-broker/config.toml";
@@ -95,17 +95,32 @@ pub struct Used {
 /// # Errors
 /// All that is wrong, at once.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
-    let mut layers = Layers::default();
-    if let Some((path, named_by)) = sources.named_file() {
-        layers.file(path, &named_by);
-    }
-    layers.environment(&sources.environment);
-    layers.flags(&sources.flags);
-    let mut reader = Reader::new(layers.merge());
+    let mut reader = reader(sources);
     let settings = validate::settings(&mut reader);
     let Reader { problems, warnings, used, .. } = reader;
     match settings {
         Some(settings) if problems.is_empty() => Ok(Loaded { settings, warnings, used }),
         _ => Err(Problems(problems)),
     }
+}
+
+/// Reads `[admin]` alone, for the commands that only talk to a broker: nothing else needs to be there or
+/// right. Defaults stand in for what is wrong, which comes along.
+#[must_use]
+pub fn load_admin(sources: &Sources) -> (Admin, Vec<Problem>) {
+    let mut reader = reader(sources);
+    let admin = validate::admin(&mut reader);
+    let matters = |key: &str| key == "config" || key.starts_with("admin");
+    reader.problems.retain(|problem| matters(&problem.key));
+    (admin, reader.problems)
+}
+
+fn reader(sources: &Sources) -> Reader {
+    let mut layers = Layers::default();
+    if let Some((path, named_by)) = sources.named_file() {
+        layers.file(path, &named_by);
+    }
+    layers.environment(&sources.environment);
+    layers.flags(&sources.flags);
+    Reader::new(layers.merge())
 }

@@ -20,7 +20,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load};
+pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use problem::{Problem, Problems};
 pub use scope::Scope;
 pub use types::*;

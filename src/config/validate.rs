@@ -42,7 +42,7 @@ fn listen(reader: &mut Reader) -> Listen {
     }
 }
 
-fn admin(reader: &mut Reader) -> Admin {
+pub(super) fn admin(reader: &mut Reader) -> Admin {
     let default = Admin::default();
     let listen = reader.or("admin.listen", default.listen);
     let socket = reader.or("admin.socket", default.socket);

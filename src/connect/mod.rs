@@ -1,10 +1,11 @@
 //! The Connect protocol, as much of it as the broker reads and authors.
 //!
-//! [`codec`] turns bodies into messages and back, [`error`] is the protocol's error, [`splice`] changes a
-//! body in place so that what is not known here survives, and [`peek`] reads one value from the beginning
-//! of a body that is passed on as a stream.
+//! [`compression`] and [`codec`] turn bodies into messages and back, [`error`] is the protocol's error,
+//! [`splice`] changes a body in place so that what is not known here survives, and [`peek`] reads one
+//! value from the beginning of a body that is passed on as a stream.
 
 pub mod codec;
+pub mod compression;
 pub mod error;
 pub mod messages;
 pub mod peek;
@@ -14,5 +15,6 @@ pub mod splice;
 mod recorded;
 mod wire;
 
-pub use codec::{Codec, Encoding, decode, encode, gunzip, gzip};
+pub use codec::{Codec, decode, encode};
+pub use compression::{Encoding, gunzip, gzip};
 pub use error::{Code, ConnectError, is_unregistered};

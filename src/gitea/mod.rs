@@ -9,6 +9,7 @@ mod error_text;
 mod rest;
 mod rpc;
 mod scope;
+mod version;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use secrecy::SecretString;
 pub use self::error_text::RegisterRefusal;
 pub use self::rest::{DeleteAnswer, RestError, RestRunner, RunnerPage, Search};
 pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};
+pub(crate) use self::scope::escape;
 pub use self::scope::token_scope;
 use crate::net::upstream::Upstream;
 

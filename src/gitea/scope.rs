@@ -27,7 +27,8 @@ pub fn token_scope(scope: &Scope) -> &'static str {
     }
 }
 
-fn escape(name: &str) -> String {
+/// A name as one segment of a path.
+pub(crate) fn escape(name: &str) -> String {
     name.bytes().fold(String::with_capacity(name.len()), |mut path, byte| {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {

@@ -22,6 +22,7 @@ pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
 pub use register::Registration;
 pub use roster::{Live, Roster};
+pub use upkeep::STATES;
 
 use crate::broker::claims::CLAIM_TIMEOUT;
 use crate::config::Settings;
@@ -81,6 +82,9 @@ pub struct Lifecycle {
     /// A registration or a task ended, or a runner left.
     moved: Notify,
     draining: AtomicBool,
+    /// What the last probe of the API token found.
+    token_valid: Mutex<Option<bool>>,
+    writable: tokio::sync::Mutex<upkeep::Writable>,
 }
 
 impl Lifecycle {
@@ -109,6 +113,8 @@ impl Lifecycle {
             wake: Notify::new(),
             moved: Notify::new(),
             draining: AtomicBool::new(false),
+            token_valid: Mutex::default(),
+            writable: tokio::sync::Mutex::default(),
         };
         for record in lifecycle.store.runners().await? {
             lifecycle.roster.insert(record);

@@ -1,8 +1,9 @@
 //! What goes on by itself: writing down what the traffic told, and trying Gitea and the API token.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use super::Lifecycle;
@@ -11,7 +12,15 @@ use crate::gitea::RestError;
 use crate::store::StoreError;
 
 /// What a runner can be doing; what the records tell beside it is counted apart.
-const STATES: [&str; 4] = ["idle", "busy", "draining", "gone"];
+pub const STATES: [&str; 4] = ["idle", "busy", "draining", "gone"];
+
+/// How long the store's last proof is believed: everyone may ask for it, and each costs a write.
+const PROOF_AGE: Duration = Duration::from_secs(1);
+/// How long a proof may take; a disk that hangs takes no writes.
+const PROOF_LIMIT: Duration = Duration::from_secs(2);
+
+/// The last proof that the store takes writes, or why not.
+pub(super) type Writable = Option<(Instant, Result<(), String>)>;
 
 impl Lifecycle {
     /// Writes down what the traffic told, every few seconds, for ever.
@@ -66,7 +75,6 @@ impl Lifecycle {
         let mut tick = interval(self.timing.probe);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut up = None;
-        let mut token = None;
         loop {
             tick.tick().await;
             let now_up = self.gitea.ping().await;
@@ -78,7 +86,11 @@ impl Lifecycle {
                 }
             }
             let scope = self.settings.load().gitea.scope.clone();
-            if !ok || self.gitea.tokens().api.is_none() {
+            if self.gitea.tokens().api.is_none() {
+                self.set_api_token_valid(None);
+                continue;
+            }
+            if !ok {
                 continue;
             }
             let gauge = self.metrics.api_token_valid.with_label_values(&[scope.to_string()]);
@@ -90,7 +102,7 @@ impl Lifecycle {
                 Err(_) => continue,
             };
             gauge.set(i64::from(valid));
-            if token.replace(valid) != Some(valid) {
+            if self.set_api_token_valid(Some(valid)) != Some(valid) {
                 match probe {
                     Ok(()) => info!(%scope, "the API token works"),
                     Err(error) => error!(%scope, %error, "the API token does not work"),
@@ -102,7 +114,7 @@ impl Lifecycle {
     /// Brings the gauges up to date; called for each scrape.
     pub async fn measure(&self) {
         self.metrics.gitea_up.set(i64::from(self.gitea.is_up()));
-        self.metrics.store_writable.set(i64::from(self.store.writable().await.is_ok()));
+        self.metrics.store_writable.set(i64::from(self.store_writable().await.is_ok()));
         self.metrics.set_enrollment_tokens(1);
         let scope = self.settings.load().gitea.scope.to_string();
         let mut counts = STATES.map(|state| (state, 0));
@@ -117,6 +129,38 @@ impl Lifecycle {
         }
         let unclear = i64::try_from(self.unsettled()).unwrap_or(i64::MAX);
         self.metrics.runners.with_label_values(&[scope.as_str(), "unclear"]).set(unclear);
+    }
+
+    /// Whether the store takes writes, as of a second ago at most.
+    ///
+    /// # Errors
+    /// Why not, in a sentence.
+    pub async fn store_writable(&self) -> Result<(), String> {
+        let mut proof = self.writable.lock().await;
+        if let Some((at, state)) = proof.as_ref()
+            && at.elapsed() < PROOF_AGE
+        {
+            return state.clone();
+        }
+        let state = match timeout(PROOF_LIMIT, self.store.writable()).await {
+            Ok(state) => state.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("a write did not end within {}s", PROOF_LIMIT.as_secs())),
+        };
+        *proof = Some((Instant::now(), state.clone()));
+        state
+    }
+
+    /// Whether the API token did its work when last tried; `None` where that is not known.
+    #[must_use]
+    pub fn api_token_valid(&self) -> Option<bool> {
+        *self.token_valid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_api_token_valid(&self, valid: Option<bool>) -> Option<bool> {
+        std::mem::replace(
+            &mut *self.token_valid.lock().unwrap_or_else(PoisonError::into_inner),
+            valid,
+        )
     }
 
     /// The word for what a runner does.

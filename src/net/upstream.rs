@@ -32,6 +32,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How much one HTTP/2 answer may run ahead of its reader; it bounds the memory of large bodies.
 const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The same for all answers on one HTTP/2 connection: no limit of its own, else a few slow readers would
+/// use it up and stop every other call.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, OutBody>;
 
@@ -70,7 +73,7 @@ impl Upstream {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE)
             .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(2 * STREAM_WINDOW);
+            .http2_initial_connection_window_size(CONNECTION_WINDOW);
         let pooled = builder.build(connector.clone());
         let fresh =
             builder.pool_max_idle_per_host(0).retry_canceled_requests(false).build(connector);
@@ -126,6 +129,31 @@ impl Upstream {
         let answer = match timeout(limit, self.0.pooled.request(request)).await {
             Ok(answer) => answer.map_err(|error| UpstreamError::of(self.authority(), error)),
             Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
+        };
+        self.note(answer)
+    }
+
+    /// As [`send`](Self::send), but `silence` counts anew as long as the request's body moves: a large
+    /// one may take longer than any answer. The wait is twice `silence` at most after the last piece.
+    pub async fn send_patiently(
+        &self,
+        request: Request<OutBody>,
+        silence: Duration,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let moved = Arc::new(AtomicBool::new(false));
+        let request = request.map(|body| match body {
+            OutBody::Incoming(body) => OutBody::Watched(body, Arc::clone(&moved)),
+            other => other,
+        });
+        let mut sending = std::pin::pin!(self.0.pooled.request(request));
+        let answer = loop {
+            match timeout(silence, sending.as_mut()).await {
+                Ok(answer) => {
+                    break answer.map_err(|error| UpstreamError::of(self.authority(), error));
+                }
+                Err(_) if moved.swap(false, Ordering::Relaxed) => {}
+                Err(_) => break Err(UpstreamError::too_slow(self.authority(), silence, true)),
+            }
         };
         self.note(answer)
     }
@@ -201,6 +229,8 @@ pub enum OutBody {
     Full(Option<Bytes>),
     /// A runner's body, as it comes in.
     Incoming(Incoming),
+    /// The same; the flag is set with each piece.
+    Watched(Incoming, Arc<AtomicBool>),
 }
 
 impl From<Bytes> for OutBody {
@@ -227,6 +257,13 @@ impl Body for OutBody {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Incoming(body) => Pin::new(body).poll_frame(cx),
+            Self::Watched(body, moved) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                if polled.is_ready() {
+                    moved.store(true, Ordering::Relaxed);
+                }
+                polled
+            }
         }
     }
 
@@ -234,7 +271,7 @@ impl Body for OutBody {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Incoming(body) => body.is_end_stream(),
+            Self::Incoming(body) | Self::Watched(body, _) => body.is_end_stream(),
         }
     }
 
@@ -242,7 +279,7 @@ impl Body for OutBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Incoming(body) => body.size_hint(),
+            Self::Incoming(body) | Self::Watched(body, _) => body.size_hint(),
         }
     }
 }

@@ -9,16 +9,17 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use tracing::{debug, warn};
 
-use super::body::{ProxyBody, Watch, Watched};
+use super::body::ProxyBody;
 use super::headers;
 use super::route::Route;
 use super::service::Proxy;
+use super::watch::{Polling, Watch, Watched};
 use crate::connect::{Code, Codec, ConnectError};
 use crate::lifecycle::Live;
 use crate::net::{OutBody, UpstreamErrorKind};
 
-/// How long Gitea may take to begin an answer where the caller names no limit: packing a large
-/// repository takes minutes.
+/// How long Gitea may take to begin an answer, once the request is sent, where the caller names no
+/// limit: packing a large repository takes minutes.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 impl Proxy {
@@ -31,8 +32,17 @@ impl Proxy {
     ) -> Response<ProxyBody> {
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
+        let watched = match (route, live) {
+            (Route::FetchTask, Some(live)) => {
+                Some(Watched::FetchTask(Polling::new(live, Arc::clone(&self.lifecycle))))
+            }
+            (Route::UpdateTask, Some(live)) => {
+                Some(Watched::UpdateTask(live, Arc::clone(&self.lifecycle)))
+            }
+            _ => None,
+        };
         match self.send(parts, body).await {
-            Ok(response) => self.watch(route, response, live),
+            Ok(response) => watch(response, watched),
             Err(error) => super::service::refuse(error),
         }
     }
@@ -55,11 +65,35 @@ impl Proxy {
         // What the client's library or this side's left there is of no use to the other connection.
         parts.extensions.clear();
         let limit = time_limit(&parts.headers);
-        let sent = self.upstream.send(Request::from_parts(parts, body), limit.unwrap_or(PATIENCE));
-        match sent.await {
+        let upstream = &self.upstream;
+        let was_up = upstream.is_up();
+        // Gitea may close a pooled connection just as a request goes out on it. What changes nothing is
+        // then sent once more, on a connection of its own.
+        let again = (parts.method.is_safe() && matches!(body, OutBody::Empty))
+            .then(|| Request::from_parts(parts.clone(), OutBody::Empty));
+        let request = Request::from_parts(parts, body);
+        let mut answer = match limit {
+            Some(limit) => upstream.send(request, limit).await,
+            None => upstream.send_patiently(request, PATIENCE).await,
+        };
+        if let (Err(failure), Some(again)) = (&answer, again)
+            && failure.kind == UpstreamErrorKind::Reset
+        {
+            answer = upstream.send_fresh(again, limit.unwrap_or(PATIENCE)).await;
+        }
+        match answer {
             Ok(mut response) => {
                 headers::clean_response(response.headers_mut());
+                // Gitea's version is of its own connection.
+                *response.version_mut() = Version::HTTP_11;
                 Ok(response)
+            }
+            Err(failure) if failure.is_of_body() => {
+                debug!(reason = %failure, "request not passed on to its end: its body broke off");
+                Err(ConnectError::new(
+                    Code::InvalidArgument,
+                    "the request's body broke off, or is not framed as HTTP/1.1 has it",
+                ))
             }
             Err(failure) => {
                 self.lifecycle.metrics.upstream_error(failure.kind);
@@ -70,7 +104,12 @@ impl Proxy {
                         "Gitea did not answer in the time that Connect-Timeout-Ms gives",
                     ));
                 }
-                warn!(reason = %failure, "request not answered by Gitea");
+                // A Gitea that is down is told once, not for each of its runners' polls.
+                if was_up {
+                    warn!(reason = %failure, "request not answered by Gitea");
+                } else {
+                    debug!(reason = %failure, "request not answered by Gitea");
+                }
                 Err(ConnectError::new(
                     Code::Unavailable,
                     format!("Gitea did not answer the broker: {failure}"),
@@ -78,31 +117,19 @@ impl Proxy {
             }
         }
     }
+}
 
-    fn watch(
-        &self,
-        route: Route,
-        response: Response<Incoming>,
-        live: Option<Arc<Live>>,
-    ) -> Response<ProxyBody> {
-        let call = match route {
-            Route::FetchTask => Some(Watched::FetchTask),
-            Route::UpdateTask => Some(Watched::UpdateTask),
-            _ => None,
-        };
-        let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
-        let (Some(call), Some(codec), Some(live), StatusCode::OK) =
-            (call, codec, live, response.status())
-        else {
-            return response.map(ProxyBody::Stream);
-        };
-        let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
-        let lifecycle = Arc::clone(&self.lifecycle);
-        response.map(|body| {
-            let watch = Watch { live, lifecycle, call, codec, gzip, seen: Vec::new(), done: false };
-            ProxyBody::Watched(body, Box::new(watch))
-        })
-    }
+/// An answer that is looked at as it passes, where it is one that can be.
+fn watch(response: Response<Incoming>, watched: Option<Watched>) -> Response<ProxyBody> {
+    let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
+    let (Some(call), Some(codec), StatusCode::OK) = (watched, codec, response.status()) else {
+        return response.map(ProxyBody::Stream);
+    };
+    let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
+    response.map(|body| {
+        let watch = Watch { call, codec, gzip, seen: Vec::new(), done: false };
+        ProxyBody::Watched(body, Box::new(watch))
+    })
 }
 
 /// The caller's own limit: Connect's header, in milliseconds, up to ten digits.

@@ -7,6 +7,7 @@ mod forward;
 mod headers;
 mod route;
 mod service;
+mod watch;
 
 pub use body::ProxyBody;
 pub use connection::Connection;

@@ -15,7 +15,7 @@ use super::body::ProxyBody;
 use super::connection::Connection;
 use super::route::{Class, Route, classify};
 use crate::connect::{Code, Codec, ConnectError};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Live};
 use crate::net::Upstream;
 use crate::telemetry::metrics::Rejection;
 
@@ -61,10 +61,7 @@ impl Proxy {
             Class::Plain(route) if route.is_decided() => {
                 self.decide(route, &connection, request, live).await
             }
-            Class::Plain(Route::FetchTask)
-                if self.lifecycle.is_draining()
-                    || live.as_ref().is_some_and(|live| live.is_deregistering()) =>
-            {
+            Class::Plain(Route::FetchTask) if self.gets_no_task(live.as_deref()) => {
                 no_task(request.headers().get(CONTENT_TYPE))
             }
             Class::Plain(route) => {
@@ -76,6 +73,11 @@ impl Proxy {
         };
         self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
         Ok(response)
+    }
+
+    /// A task that is handed out to a runner on its way out would be stranded.
+    fn gets_no_task(&self, live: Option<&Live>) -> bool {
+        self.lifecycle.is_draining() || live.is_some_and(Live::is_deregistering)
     }
 
     fn disguised(&self, route: Route, path: &str) -> Response<ProxyBody> {
@@ -104,8 +106,7 @@ impl Proxy {
     }
 }
 
-/// The broker ends, or the runner is about to be deleted: it gets no task, and does not take that for an
-/// error. The version is left
+/// The broker or the runner ends: no runner gets a task any more, and none takes that for an error. The version is left
 /// out, which a runner takes for "nothing new".
 fn no_task(content_type: Option<&HeaderValue>) -> Response<ProxyBody> {
     let codec = Codec::from_content_type(content_type).unwrap_or(Codec::Proto);

@@ -4,6 +4,7 @@
 //! told to fail. Nothing here is used by a broker that serves.
 
 mod codec;
+pub mod demo;
 pub mod gitea;
 pub mod runner;
 

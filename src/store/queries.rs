@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
 use secrecy::ExposeSecret;
 
-use super::rows::{self, codec_text, list_text, scope_text, state_text, time_ms};
+use super::rows::{self, list_text, state_text, time_ms};
 use super::{KeptAnswer, NewRunner, StoredIntent, Touch};
 use crate::broker::{Intent, Record, RecordId, RecordState};
 
@@ -23,13 +23,13 @@ pub(super) fn insert_intent(c: &Connection, intent: &Intent) -> Result<()> {
     )?
     .execute(params![
         intent.nonce,
-        scope_text(&intent.scope),
+        intent.scope.to_string(),
         key.parent_id,
         key.name,
         list_text(&key.labels),
         key.ephemeral,
         key.peer.to_string(),
-        codec_text(key.codec),
+        key.codec.as_str(),
         intent.version,
         time_ms(intent.created_at),
     ])?;
@@ -65,7 +65,7 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
                  :name, :labels, :version, :ephemeral, :parent_id, :peer, :dialled, :registered_at)",
     )?
     .execute(named_params! {
-        ":scope": scope_text(&intent.scope),
+        ":scope": intent.scope.to_string(),
         ":id": credentials.id,
         ":uuid": credentials.uuid,
         ":token": credentials.token.expose_secret(),
@@ -90,7 +90,7 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
         list_text(&key.labels),
         key.ephemeral,
         key.peer.to_string(),
-        codec_text(key.codec),
+        key.codec.as_str(),
         &new.answer[..],
     ])?;
     let record = tx

@@ -1,7 +1,6 @@
 //! Between rows and types. Times are Unix milliseconds, lists are JSON.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,13 +12,12 @@ use secrecy::SecretString;
 
 use super::{KeptAnswer, StoredIntent};
 use crate::broker::{Credentials, Intent, Key, Reason, Record, RecordId, RecordState};
-use crate::config::Scope;
 use crate::connect::Codec;
 
 pub(super) fn record(row: &Row<'_>) -> Result<Record> {
     Ok(Record {
         record_id: RecordId(row.get("record_id")?),
-        scope: told(row, "scope", scope_from)?,
+        scope: told(row, "scope", parsed)?,
         presented: Credentials {
             id: row.get("presented_id")?,
             uuid: row.get("presented_uuid")?,
@@ -35,7 +33,7 @@ pub(super) fn record(row: &Row<'_>) -> Result<Record> {
         version: row.get("version")?,
         ephemeral: row.get("ephemeral")?,
         parent_id: row.get("parent_id")?,
-        peer: told(row, "peer", ip_from)?,
+        peer: told(row, "peer", parsed)?,
         dialled: row.get("dialled")?,
         registered_at: time_from(row.get("registered_at")?),
         delivered: row.get("delivered")?,
@@ -53,7 +51,7 @@ pub(super) fn intent(row: &Row<'_>) -> Result<StoredIntent> {
     Ok(StoredIntent {
         intent: Intent {
             nonce: row.get("nonce")?,
-            scope: told(row, "scope", scope_from)?,
+            scope: told(row, "scope", parsed)?,
             key: key(row)?,
             version: row.get("version")?,
             created_at: time_from(row.get("created_at")?),
@@ -77,8 +75,8 @@ fn key(row: &Row<'_>) -> Result<Key> {
         name: row.get("name")?,
         labels: told(row, "labels", list_from)?,
         ephemeral: row.get("ephemeral")?,
-        peer: told(row, "peer", ip_from)?,
-        codec: told(row, "codec", codec_from)?,
+        peer: told(row, "peer", parsed)?,
+        codec: told(row, "codec", Codec::from_str)?,
     })
 }
 
@@ -100,39 +98,6 @@ pub(super) fn state_text(state: RecordState) -> (&'static str, Option<&'static s
     }
 }
 
-pub(super) fn scope_text(scope: &Scope) -> String {
-    match scope {
-        Scope::Instance => "instance".into(),
-        Scope::User => "user".into(),
-        Scope::Org(name) => format!("org:{name}"),
-        Scope::Repo { owner, name } => format!("repo:{owner}/{name}"),
-    }
-}
-
-fn scope_from(text: &str) -> Option<Scope> {
-    match text.split_once(':') {
-        None if text == "instance" => Some(Scope::Instance),
-        None if text == "user" => Some(Scope::User),
-        Some(("org", name)) => Some(Scope::Org(name.into())),
-        Some(("repo", path)) => {
-            let (owner, name) = path.split_once('/')?;
-            Some(Scope::Repo { owner: owner.into(), name: name.into() })
-        }
-        _ => None,
-    }
-}
-
-pub(super) fn codec_text(codec: Codec) -> &'static str {
-    match codec {
-        Codec::Proto => "proto",
-        Codec::Json => "json",
-    }
-}
-
-fn codec_from(text: &str) -> Option<Codec> {
-    [Codec::Proto, Codec::Json].into_iter().find(|codec| codec_text(*codec) == text)
-}
-
 pub(super) fn list_text<T: Clone + Into<serde_json::Value>>(list: &[T]) -> String {
     serde_json::Value::from(list).to_string()
 }
@@ -141,7 +106,7 @@ fn list_from<T: serde::de::DeserializeOwned>(text: &str) -> Option<Vec<T>> {
     serde_json::from_str(text).ok()
 }
 
-fn ip_from(text: &str) -> Option<IpAddr> {
+fn parsed<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 

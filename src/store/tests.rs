@@ -77,8 +77,8 @@ async fn intents_come_back_as_they_were() {
     let scopes = [
         Scope::Instance,
         Scope::User,
-        Scope::Org("a:b".into()),
-        Scope::Repo { owner: "o".into(), name: "n/m".into() },
+        Scope::Org("a.b".into()),
+        Scope::Repo { owner: "o".into(), name: "n-m".into() },
     ];
     for (n, scope) in scopes.iter().enumerate() {
         store.insert_intent(intent(&n.to_string(), scope.clone())).await.unwrap();

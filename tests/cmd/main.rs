@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // The lint knows test functions, not their helpers.
 
+mod broker;
 mod check;
+mod demo;
 mod usage;
 
 use std::path::Path;

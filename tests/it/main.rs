@@ -3,11 +3,18 @@
 // Clippy's exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admin;
+mod commands;
 mod deregister;
 mod life;
+mod proxy;
+mod raw;
 mod sandbox;
 mod secrets;
 mod shutdown;
 mod signals;
+mod streaming;
 mod support;
+mod tasks;
+mod upstream_tls;
 mod wire;

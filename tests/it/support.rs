@@ -123,9 +123,11 @@ impl Site {
             self.write_secret("api_token", token);
             settings.push(("gitea.api_token_file".into(), text(self.path("api_token"))));
         }
-        settings.extend(self.extra.iter().cloned());
-        // As a map, so that a later one wins.
-        std::collections::BTreeMap::from_iter(settings)
+        for (key, value) in &self.extra {
+            settings.retain(|(set, _)| set != key);
+            settings.push((key.clone(), value.clone()));
+        }
+        settings
             .into_iter()
             .map(|(key, value)| {
                 (format!("RUNNER_BROKER__{}", key.to_uppercase().replace('.', "__")), value)
@@ -287,6 +289,18 @@ impl Binary {
     /// The log so far, a line each.
     pub(crate) fn log_text(&self) -> String {
         self.log.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Bytes of memory: `VmRSS` is what it has, `VmHWM` the most that it had.
+    pub(crate) fn memory(&self, what: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// `VmHWM` counts anew from here.
+    pub(crate) fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
 
     /// Sends a signal by its name.

@@ -143,3 +143,162 @@ fn utf8(body: &[u8]) -> Result<&str, ConnectError> {
 fn not_an_object() -> ConnectError {
     ConnectError::new(Code::InvalidArgument, "the body is not a JSON object")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::messages::RegisterRequest;
+    use crate::connect::recorded::exchange;
+    use crate::connect::{Codec, decode};
+
+    fn splice(body: &str) -> Result<String, ConnectError> {
+        register_request(body.as_bytes(), "t", "l").map(|out| String::from_utf8(out).unwrap())
+    }
+
+    fn strip(body: &str) -> Result<String, ConnectError> {
+        without_label(body.as_bytes(), "l").map(|out| String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn only_token_and_labels_are_touched() {
+        let body = "\t{ \"later\" : {\"token\":1.0e5} ,\r\n\"token\" : \"old\", \"labels\":[ \"a\" ] , \"x\":\"}\" } \n";
+        let expected = "\t{ \"later\" : {\"token\":1.0e5} ,\r\n\"token\" : \"t\", \"labels\":[ \"a\",\"l\" ] , \"x\":\"}\" } \n";
+        assert_eq!(splice(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn labels_may_come_before_the_token() {
+        assert_eq!(
+            splice(r#"{"labels":["a"],"token":"x"}"#).unwrap(),
+            r#"{"labels":["a","l"],"token":"t"}"#
+        );
+    }
+
+    #[test]
+    fn absent_members_are_added() {
+        assert_eq!(splice("{ }").unwrap(), r#"{ "token":"t","labels":["l"]}"#);
+        assert_eq!(splice(r#"{"a":{}}"#).unwrap(), r#"{"a":{},"token":"t","labels":["l"]}"#);
+        assert_eq!(splice(r#"{"labels":[]}"#).unwrap(), r#"{"labels":["l"],"token":"t"}"#);
+        assert_eq!(splice(r#"{"token":""}"#).unwrap(), r#"{"token":"t","labels":["l"]}"#);
+    }
+
+    #[test]
+    fn null_and_empty_labels_become_ours() {
+        assert_eq!(
+            splice(r#"{"token":null,"labels":null}"#).unwrap(),
+            r#"{"token":"t","labels":["l"]}"#
+        );
+        assert_eq!(
+            splice(r#"{"token":"x","labels":[ ]}"#).unwrap(),
+            r#"{"token":"t","labels":["l" ]}"#
+        );
+    }
+
+    #[test]
+    fn keys_may_be_escaped() {
+        assert_eq!(
+            splice(r#"{"\u0074oken":"x","label\u0073":[]}"#).unwrap(),
+            r#"{"\u0074oken":"t","label\u0073":["l"]}"#
+        );
+    }
+
+    #[test]
+    fn a_key_written_in_two_ways_is_a_duplicate() {
+        assert!(splice(r#"{"\u0074oken":"x","token":"y"}"#).is_err());
+    }
+
+    #[test]
+    fn values_are_escaped() {
+        let out = register_request(b"{}", "a\"b", "\u{1}").unwrap();
+        assert_eq!(out, br#"{"token":"a\"b","labels":["\u0001"]}"#);
+    }
+
+    #[test]
+    fn ambiguous_and_malformed_bodies_are_refused() {
+        let bad = [
+            "",
+            "null",
+            "[]",
+            r#"["t",["a"]]"#,
+            r#"{"token":"a","token":"b"}"#,
+            r#"{"labels":[],"labels":[]}"#,
+            r#"{"labels":"a"}"#,
+            r#"{"labels":{}}"#,
+            r#"{"token":"a"} {}"#,
+            r#"{"token":"a""#,
+        ];
+        for body in bad {
+            assert_eq!(splice(body).unwrap_err().code, Code::InvalidArgument, "{body}");
+        }
+        assert!(register_request(b"{\"name\":\"\xff\"}", "t", "l").is_err());
+    }
+
+    #[test]
+    fn errors_quote_nothing_of_the_body() {
+        for body in [r#"{"labels":"hunter2"}"#, r#"{"token":"hunter2"#, r#"hunter2"#] {
+            assert!(!splice(body).unwrap_err().message.contains("hunter2"));
+        }
+        let error = strip(r#"{"runner":{"labels":"hunter2"}}"#).unwrap_err();
+        assert!(!error.message.contains("hunter2"));
+    }
+
+    #[test]
+    fn a_recorded_register_is_spliced() {
+        let body = exchange("register-json").request.body();
+        let mut expected: RegisterRequest = decode(Codec::Json, &body).unwrap();
+        expected.token = "t".to_owned();
+        expected.labels.push("l".to_owned());
+        let out = register_request(&body, "t", "l").unwrap();
+        assert_eq!(decode::<RegisterRequest>(Codec::Json, &out), Ok(expected));
+    }
+
+    #[test]
+    fn a_recorded_answer_is_left_as_it_is() {
+        let body = exchange("register-json").response.body();
+        assert_eq!(without_label(&body, "l"), Ok(body));
+    }
+
+    #[test]
+    fn labels_go_with_one_comma_each() {
+        let cases = [
+            (r#"["l"]"#, "[]"),
+            (r#"[ "l" , "l" ]"#, "[  ]"),
+            (r#"["l", "a"]"#, r#"["a"]"#),
+            (r#"["a", "l"]"#, r#"["a"]"#),
+            (r#"["l","l","a","l","b","l","l"]"#, r#"["a","b"]"#),
+            (r#"["a","\u006c","b"]"#, r#"["a","b"]"#),
+            (r#"["la","al"]"#, r#"["la","al"]"#),
+        ];
+        for (labels, expected) in cases {
+            let body =
+                |labels| format!(r#"{{"later":["l"],"runner":{{"labels":{labels},"id":"1"}} }}"#);
+            assert_eq!(strip(&body(labels)).unwrap(), body(expected));
+        }
+    }
+
+    #[test]
+    fn answers_without_labels_are_left_as_they_are() {
+        for body in [
+            "{}",
+            r#"{"runner":null}"#,
+            r#"{"runner":{}}"#,
+            r#"{"runner":{"labels":null}}"#,
+            r#"{"labels":["l"]}"#,
+        ] {
+            assert_eq!(strip(body).unwrap(), body);
+        }
+    }
+
+    #[test]
+    fn malformed_answers_are_refused() {
+        for body in [
+            "[]",
+            r#"{"runner":[]}"#,
+            r#"{"runner":{"labels":"l"}}"#,
+            r#"{"runner":{"labels":["l",1]}}"#,
+            r#"{"runner":{},"runner":{}}"#,
+        ] {
+            assert_eq!(strip(body).unwrap_err().code, Code::InvalidArgument, "{body}");
+        }
+    }
+}

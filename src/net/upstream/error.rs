@@ -68,6 +68,13 @@ impl UpstreamError {
         Self { kind: UpstreamErrorKind::Timeout, sent, source: None, sentence }
     }
 
+    /// Whether the fault lies with the request's own body, which broke off or could not be read.
+    #[must_use]
+    pub fn is_of_body(&self) -> bool {
+        let error = self.source.as_ref().and_then(|error| cause::<hyper::Error>(error));
+        error.is_some_and(hyper::Error::is_user)
+    }
+
     /// What the client says, told apart.
     pub(super) fn of(gitea: &Authority, error: legacy::Error) -> Self {
         // `canceled` means that the connection closed while the request still waited for it.

@@ -261,3 +261,38 @@ async fn tls_failures_name_the_setting() {
     assert_eq!((error.kind, error.sent), (UpstreamErrorKind::Tls, false));
     assert!(error.to_string().contains("begin with http://"), "{error}");
 }
+
+#[tokio::test]
+async fn a_body_may_take_longer_than_an_answer() {
+    // A client that sends a piece now and then, for longer than the silence that is borne.
+    let (client, server) = tokio::io::duplex(1024);
+    let (taken, body) = tokio::sync::oneshot::channel();
+    let taken = std::sync::Mutex::new(Some(taken));
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let _ = taken.lock().unwrap().take().unwrap().send(request.into_body());
+        std::future::pending::<Result<Response<String>, std::io::Error>>()
+    });
+    let io = hyper_util::rt::TokioIo::new(server);
+    tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+    let silence = Duration::from_millis(200);
+    let sending = tokio::spawn(async move {
+        let mut client = client;
+        let head = b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.write_all(head).await.unwrap();
+        for _ in 0..8 {
+            client.write_all(b"1\r\na\r\n").await.unwrap();
+            tokio::time::sleep(silence / 2).await;
+        }
+        client
+    });
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = upstream(&format!("http://{}", silent.local_addr().unwrap()));
+    let mut request = post(&upstream);
+    *request.body_mut() = OutBody::Incoming(body.await.unwrap());
+    let begun = std::time::Instant::now();
+    let error = upstream.send_patiently(request, silence).await.unwrap_err();
+    assert_eq!(error.kind, UpstreamErrorKind::Timeout);
+    assert!(begun.elapsed() > 5 * silence, "the wait began with the last piece");
+    sending.await.unwrap();
+}

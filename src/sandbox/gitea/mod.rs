@@ -27,6 +27,7 @@ pub use extra::download_sha256;
 pub use fault::{Answer, Effect, FaultId, Faults, Gate, Route, When};
 pub use journal::{BODY_LIMIT, ENTRY_LIMIT, Entry, Journal};
 pub use state::USER;
+pub(super) use state::random_hex;
 pub use view::{RunnerSeed, RunnerView, TaskId, TaskSeed, TaskState, TaskView};
 
 use crate::config::Scope;

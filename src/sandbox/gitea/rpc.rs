@@ -1,4 +1,8 @@
 //! The Connect services of the runners: Ping and RunnerService.
+//!
+//! A real Gitea does more: it takes gRPC content types (`application/grpc[+proto]`, grpc-web) over
+//! HTTP/1.1 too, and a Register framed as gRPC registers a runner. The stand-in answers those 415; the
+//! broker refuses them itself, so that none reaches Gitea.
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -13,12 +17,12 @@ use super::reply::{Reply, empty, not_found, reply};
 use super::route::{PING_SERVICE, RUNNER_SERVICE, procedure};
 use super::serve::Shared;
 use super::task::{FetchTaskResponse, UpdateLogRequest, UpdateLogResponse};
-use crate::connect::Codec;
 use crate::connect::messages::{
     DeclareRequest, DeclareResponse, FetchTaskRequest, PingRequest, PingResponse, RegisterRequest,
     RegisterResponse, UpdateTaskRequest, UpdateTaskResponse,
 };
-use crate::sandbox::codec;
+use crate::connect::{Codec, ConnectError, Encoding, decode, encode, gunzip, gzip};
+use crate::sandbox::codec::{self, MESSAGE_LIMIT};
 
 /// Answers of RunnerService are compressed from this length on; Ping's always.
 const COMPRESS_FROM: usize = 1024;
@@ -134,13 +138,18 @@ impl Call<'_> {
     }
 
     fn read<M: Message + Default + DeserializeOwned>(&self, name: &str) -> Result<M, Error> {
-        codec::decode(self.codec, &self.plain).map_err(|error| {
-            Error::invalid(format!("unmarshal message: unmarshal into {name}: {error}"))
+        decode(self.codec, &self.plain).map_err(|ConnectError { message, .. }| {
+            // Gitea's words where they were recorded; its JSON library's are not imitated.
+            let error = match self.codec {
+                Codec::Proto => "cannot parse invalid wire-format data".to_owned(),
+                Codec::Json => message,
+            };
+            Error::invalid(format!("unmarshal message: unmarshal into {name}: proto: {error}"))
         })
     }
 
     fn write<M: Message + Serialize>(&self, message: &M) -> Vec<u8> {
-        codec::encode(self.codec, message)
+        encode(self.codec, message)
     }
 
     fn header(&self, name: &str) -> &str {
@@ -190,17 +199,18 @@ fn success(head: &Parts, codec: Codec, message: Vec<u8>, compress_from: usize) -
     if !accepted || message.len() < compress_from {
         return connect(StatusCode::OK, codec, message);
     }
-    let mut reply = connect(StatusCode::OK, codec, codec::gzip(&message));
+    let mut reply = connect(StatusCode::OK, codec, gzip(&message));
     reply.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     reply
 }
 
 fn connect(status: StatusCode, codec: Codec, body: Vec<u8>) -> Reply {
-    let mut reply = reply(status, codec::content_type(codec), body);
+    let mut reply = reply(status, codec.content_type(), body);
     reply.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     reply
 }
 
+/// Stricter than [`Codec::from_content_type`], as Gitea is: it knows these spellings and no other.
 fn codec_of(head: &Parts) -> Option<Codec> {
     match text(head, "content-type").to_ascii_lowercase().as_str() {
         "application/proto" => Some(Codec::Proto),
@@ -212,19 +222,20 @@ fn codec_of(head: &Parts) -> Option<Codec> {
 fn plain(head: &Parts, body: &Bytes) -> Result<Vec<u8>, Error> {
     /// Length of gzip's header: with less, Gitea's reader meets the end before it can judge.
     const GZIP_HEADER: usize = 10;
-    match text(head, "content-encoding") {
-        "" | "identity" => Ok(body.to_vec()),
-        "gzip" if body.is_empty() => Ok(Vec::new()),
-        "gzip" if body.len() < GZIP_HEADER => {
-            Err(Error::invalid("get decompressor: unexpected EOF".into()))
-        }
-        "gzip" => codec::gunzip(body)
-            .map_err(|_| Error::invalid("get decompressor: gzip: invalid header".into())),
-        other => Err(Error {
+    let encoding = Encoding::from_header(head.headers.get(header::CONTENT_ENCODING)).map_err(
+        |ConnectError { message, .. }| Error {
             status: StatusCode::NOT_IMPLEMENTED,
             code: "unimplemented",
-            message: format!("unknown compression {other:?}: supported encodings are gzip"),
-        }),
+            message,
+        },
+    )?;
+    match encoding {
+        Encoding::Identity => Ok(body.to_vec()),
+        Encoding::Gzip if (1..GZIP_HEADER).contains(&body.len()) => {
+            Err(Error::invalid("get decompressor: unexpected EOF".into()))
+        }
+        Encoding::Gzip => gunzip(body, MESSAGE_LIMIT)
+            .map_err(|_| Error::invalid("get decompressor: gzip: invalid header".into())),
     }
 }
 

@@ -310,7 +310,8 @@ fn shows(pages: &Scope, runner: &Scope) -> bool {
     *pages == Scope::Instance || pages == runner
 }
 
-fn random_hex(bytes: usize) -> String {
+/// Random bytes in hexadecimal digits.
+pub(in crate::sandbox) fn random_hex(bytes: usize) -> String {
     let mut random = vec![0; bytes];
     aws_lc_rs::rand::fill(&mut random).expect("the system has random bytes");
     random.iter().map(|byte| format!("{byte:02x}")).collect()

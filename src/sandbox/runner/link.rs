@@ -14,8 +14,8 @@ use prost::Message;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::connect::Codec;
-use crate::sandbox::codec;
+use crate::connect::{Codec, decode, encode, gunzip, gzip};
+use crate::sandbox::codec::MESSAGE_LIMIT;
 
 pub(super) const USER_AGENT: &str = "runner-broker-sandbox";
 
@@ -99,8 +99,8 @@ impl Link {
         if answer.status != StatusCode::OK {
             return Err(error(&answer));
         }
-        let message = codec::decode(self.codec, &answer.body)
-            .map_err(|message| RpcError { message, ..error(&answer) })?;
+        let message = decode(self.codec, &answer.body)
+            .map_err(|unread| RpcError { message: unread.message, ..error(&answer) })?;
         Ok((message, answer.headers))
     }
 
@@ -110,14 +110,13 @@ impl Link {
         mut headers: HeaderMap,
         request: &Q,
     ) -> (HeaderMap, Bytes) {
-        let content_type = HeaderValue::from_static(codec::content_type(self.codec));
-        headers.insert(header::CONTENT_TYPE, content_type);
+        headers.insert(header::CONTENT_TYPE, self.codec.header_value());
         headers.insert("Connect-Protocol-Version", HeaderValue::from_static("1"));
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        let mut body = codec::encode(self.codec, request);
+        let mut body = encode(self.codec, request);
         if self.gzip {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            body = codec::gzip(&body);
+            body = gzip(&body);
         }
         (headers, body.into())
     }
@@ -147,8 +146,8 @@ impl Link {
         let body = body.collect().await.map_err(|error| RpcError::no_answer(chain(&error)))?;
         let mut body = body.to_bytes();
         if head.headers.get(header::CONTENT_ENCODING).is_some_and(|value| value == "gzip") {
-            let plain = codec::gunzip(&body);
-            body = plain.map_err(|error| RpcError::no_answer(error.to_string()))?.into();
+            let plain = gunzip(&body, MESSAGE_LIMIT);
+            body = plain.map_err(|error| RpcError::no_answer(error.message))?.into();
         }
         Ok(RawAnswer { status: head.status, headers: head.headers, body })
     }

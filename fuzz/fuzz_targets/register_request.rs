@@ -1,0 +1,19 @@
+//! Whatever is read as a RegisterRequest is read as the same after it was written. The first byte chooses
+//! the codec.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use runner_broker::connect::messages::RegisterRequest;
+use runner_broker::connect::{Codec, decode, encode};
+
+fuzz_target!(|input: &[u8]| {
+    let Some((choice, body)) = input.split_first() else { return };
+    let codec = if choice & 1 == 0 { Codec::Proto } else { Codec::Json };
+    let Ok(message) = decode::<RegisterRequest>(codec, body) else { return };
+    for codec in [Codec::Proto, Codec::Json] {
+        assert_eq!(
+            decode::<RegisterRequest>(codec, &encode(codec, &message)).as_ref(),
+            Ok(&message)
+        );
+    }
+});

@@ -1,0 +1,33 @@
+# What is done often. `just` alone lists it.
+
+_list:
+    @just --list
+
+# The whole life of runners in one process
+demo:
+    cargo run -- demo
+
+# All tests that need nothing but Rust and a C compiler
+test:
+    cargo test
+
+# Format and lints, as CI asks for them
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --features e2e -- -D warnings
+
+# The crate's pages, with every warning an error
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+# The whole life with a real Gitea and a real runner; needs GITEA_BIN and GITEA_RUNNER_BIN
+e2e:
+    cargo test --features e2e --test e2e
+
+# Licences, advisories and sources of all dependencies; needs cargo-deny
+deny:
+    cargo deny check
+
+# Everything that must pass before a change goes in
+ci:
+    .ci/run

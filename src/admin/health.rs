@@ -1,0 +1,88 @@
+//! Metrics, and whether the broker lives and is ready.
+
+use std::fmt::Write;
+
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+
+use super::Admin;
+use super::problem::Problem;
+
+/// `GET /metrics`
+pub(super) async fn metrics(State(admin): State<Admin>) -> Result<Response, Problem> {
+    admin.lifecycle.measure().await;
+    let text = admin.lifecycle.metrics.render().map_err(|error| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Problem::new(status, "metrics", "The metrics cannot be shown", error.to_string())
+    })?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// `GET /healthz`: whoever answers is alive.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: whether runners can be registered and served. Each failed check is a line; with
+/// `?verbose`, each check is.
+pub(super) async fn readyz(
+    State(admin): State<Admin>,
+    RawQuery(query): RawQuery,
+) -> (StatusCode, String) {
+    let lifecycle = &admin.lifecycle;
+    let checks = [
+        // Both are bound before this listener answers.
+        Check::new("listening", Ok(format!("at {}", admin.runners))),
+        Check::new("store", lifecycle.store_writable().await.map(|()| "writable".into())),
+        Check::new(
+            "serving",
+            match lifecycle.is_draining() {
+                true => Err("the broker is ending".into()),
+                false => Ok("not ending".into()),
+            },
+        ),
+    ];
+    let ready = checks.iter().all(|check| check.state.is_ok());
+    let verbose = query.is_some_and(|query| {
+        query.split('&').any(|pair| pair.split('=').next() == Some("verbose"))
+    });
+    let mut text = String::new();
+    for check in checks.iter().filter(|check| verbose || check.state.is_err()) {
+        text += &check.line();
+    }
+    if verbose {
+        // A Gitea that is down is no reason to take the broker away from its runners.
+        text += match lifecycle.gitea.is_up() {
+            true => "[+] gitea: answers\n",
+            false => "[-] gitea: does not answer (does not make the broker unready)\n",
+        };
+    }
+    if ready {
+        (StatusCode::OK, text + "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text + "not ready\n")
+    }
+}
+
+struct Check {
+    name: &'static str,
+    state: Result<String, String>,
+}
+
+impl Check {
+    fn new(name: &'static str, state: Result<String, String>) -> Self {
+        Self { name, state }
+    }
+
+    fn line(&self) -> String {
+        let (sign, text) = match &self.state {
+            Ok(text) => ('+', text),
+            Err(text) => ('-', text),
+        };
+        let mut line = String::new();
+        writeln!(line, "[{sign}] {}: {text}", self.name).expect("a String takes all");
+        line
+    }
+}

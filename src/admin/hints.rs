@@ -1,0 +1,123 @@
+//! What an admin should do, told from the status alone.
+
+use super::view::{ApiToken, Status};
+
+/// A sentence for each thing that is not as it should be, the worst first. `needs` is the scope that an
+/// API token must have.
+pub(super) fn hints(status: &Status, needs: &str) -> Vec<String> {
+    let mut hints = Vec::new();
+    if status.draining {
+        hints.push("the broker is ending: it registers nobody and hands out no task".into());
+    }
+    if !status.store.writable {
+        hints.push(format!(
+            "the store takes no writes, so no runner can register: check the space and the owner of \
+             the folder of {}, and the broker's log",
+            status.store.path
+        ));
+    }
+    if !status.gitea.up {
+        hints.push(format!(
+            "Gitea does not answer at {}: no runner can register or get a task until it does; \
+             `runner-broker check --online` tells more",
+            status.gitea.url
+        ));
+    }
+    match status.gitea.api_token {
+        ApiToken::None => hints.push(format!(
+            "there is no API token, so runners that leave stay listed in Gitea, and a registration \
+             whose answer was lost cannot be settled: set gitea.api_token_file \
+             (GITEA_API_TOKEN_FILE) to a token with the scope {needs}"
+        )),
+        ApiToken::Invalid => hints.push(format!(
+            "Gitea refuses the API token, so no runner can be deregistered: put one with the scope \
+             {needs}, of a user who administers {}, into gitea.api_token_file and send SIGHUP",
+            status.gitea.scope
+        )),
+        ApiToken::Valid | ApiToken::Unknown => {}
+    }
+    match status.unsettled_registrations {
+        0 => {}
+        count => hints.push(format!(
+            "{count} of the registrations are unclear, since Gitea's answer was lost: the broker \
+             settles them by itself{}",
+            match (status.gitea.up, status.gitea.api_token) {
+                (false, _) => " once Gitea answers",
+                (true, ApiToken::None | ApiToken::Invalid) =>
+                    " once it has an API token that works",
+                (true, ApiToken::Valid | ApiToken::Unknown) => "",
+            }
+        )),
+    }
+    match status.runners.get("gone") {
+        None | Some(0) => {}
+        Some(count) => hints.push(format!(
+            "{count} of the runners are gone and still listed in Gitea: `runner-broker runner list` \
+             shows them, `runner-broker runner deregister ID` deletes one"
+        )),
+    }
+    hints
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::view::{Addresses, EnrollmentTokens, Gitea, Store};
+    use super::*;
+
+    fn well() -> Status {
+        Status {
+            version: "1.0.0".into(),
+            uptime_seconds: 1,
+            draining: false,
+            gitea: Gitea {
+                url: "http://gitea:3000".into(),
+                scope: "org:acme".into(),
+                up: true,
+                api_token: ApiToken::Valid,
+            },
+            runners: BTreeMap::from([("idle".into(), 3), ("gone".into(), 0)]),
+            unsettled_registrations: 0,
+            enrollment_tokens: EnrollmentTokens { active: 1 },
+            store: Store { path: "/data/state.db".into(), writable: true },
+            addresses: Addresses {
+                runners: ([127, 0, 0, 1], 8080).into(),
+                admin: ([127, 0, 0, 1], 8081).into(),
+                socket: "/data/admin.sock".into(),
+            },
+            hints: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn where_all_is_well_there_is_nothing_to_do() {
+        assert_eq!(hints(&well(), "write:organization"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_trouble_has_its_hint_with_what_to_set() {
+        let mut status = well();
+        status.store.writable = false;
+        status.gitea.up = false;
+        status.gitea.api_token = ApiToken::None;
+        status.unsettled_registrations = 2;
+        status.runners.insert("gone".into(), 4);
+        status.draining = true;
+        let hints = hints(&status, "write:organization");
+        let said = ["ending", "/data", "http://gitea:3000", "write:organization", "2 of", "4 of"];
+        assert_eq!(hints.len(), said.len(), "{hints:#?}");
+        for (hint, word) in hints.iter().zip(said) {
+            assert!(hint.contains(word), "{hint}");
+        }
+    }
+
+    #[test]
+    fn an_unclear_registration_waits_for_a_token_that_works() {
+        let mut status = well();
+        status.unsettled_registrations = 1;
+        assert!(hints(&status, "x")[0].ends_with("by itself"));
+        status.gitea.api_token = ApiToken::Invalid;
+        assert!(hints(&status, "x")[1].ends_with("token that works"));
+    }
+}

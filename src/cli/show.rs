@@ -1,0 +1,84 @@
+//! How the commands word things for people.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, SystemTime};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::Failure;
+
+/// Columns without borders; in a terminal they fit its width.
+pub(super) fn columns<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table
+}
+
+/// JSON for programs.
+pub(super) fn json(answer: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(answer).map_err(|error| Failure::new(Failure::INTERNAL, error))
+}
+
+/// A text from elsewhere, which must not steer the terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// How long ago an RFC 3339 time was; one that cannot be read is shown as it is.
+pub(super) fn ago(time: &str, now: SystemTime) -> String {
+    let Ok(then) = humantime::parse_rfc3339(time) else { return plain(time) };
+    // Clocks of two machines differ.
+    let age = now.duration_since(then).unwrap_or_default();
+    match age.as_secs() {
+        0..5 => "just now".into(),
+        _ => format!("{} ago", rough(age)),
+    }
+}
+
+/// A duration in its largest unit.
+pub(super) fn rough(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        86_400..172_800 => "1 day".into(),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_read_at_a_glance() {
+        let then = humantime::parse_rfc3339("2025-11-23T12:00:00Z").unwrap();
+        for (seconds, said) in [
+            (0, "just now"),
+            (59, "59 s ago"),
+            (60, "1 min ago"),
+            (7199, "1 h ago"),
+            (86_400, "1 day ago"),
+            (3 * 86_400, "3 days ago"),
+        ] {
+            let now = then + Duration::from_secs(seconds);
+            assert_eq!(ago("2025-11-23T12:00:00Z", now), said);
+        }
+        let before = then - Duration::from_secs(60);
+        assert_eq!(ago("2025-11-23T12:00:00Z", before), "just now", "clocks differ");
+        assert_eq!(ago("yesterday", then), "yesterday");
+    }
+
+    #[test]
+    fn a_name_cannot_steer_the_terminal() {
+        assert_eq!(plain("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
+    }
+}

@@ -1,0 +1,74 @@
+//! `status`: the broker on one screen, and what to do.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::client::SocketArgs;
+use super::show::{self, plain, rough};
+use super::{Failure, block_on, print};
+use crate::admin::view::{ApiToken, Status};
+
+/// Show the broker on one screen, and what to do
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    broker: SocketArgs,
+
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let broker = args.broker.broker()?;
+    let status: Status = block_on(broker.get("/api/v1/status"))?;
+    if args.json { print(show::json(&status)?) } else { print(screen(&status)) }
+}
+
+fn screen(status: &Status) -> String {
+    let Status { gitea, store, addresses, .. } = status;
+    let up = rough(Duration::from_secs(status.uptime_seconds));
+    let ending = if status.draining { ", ending" } else { "" };
+    let api_token = match gitea.api_token {
+        ApiToken::None => "none",
+        ApiToken::Valid => "valid",
+        ApiToken::Invalid => "refused by Gitea",
+        ApiToken::Unknown => "not tried yet",
+    };
+    let writable = if store.writable { "writable" } else { "takes no writes" };
+    let states: Vec<_> =
+        status.runners.iter().map(|(state, count)| format!("{count} {}", plain(state))).collect();
+    let lines = [
+        ("broker", format!("{}, up {up}{ending}", plain(&status.version))),
+        ("runners dial", addresses.runners.to_string()),
+        ("admin", format!("{}, {}", addresses.admin, plain(&addresses.socket))),
+        (
+            "gitea",
+            format!(
+                "{} {}, scope {}",
+                plain(&gitea.url),
+                if gitea.up { "answers" } else { "does not answer" },
+                plain(&gitea.scope)
+            ),
+        ),
+        ("API token", api_token.into()),
+        ("enrollment tokens", format!("{} active", status.enrollment_tokens.active)),
+        ("store", format!("{} {writable}", plain(&store.path))),
+        ("runners", states.join(", ")),
+        ("unclear", format!("{} registrations", status.unsettled_registrations)),
+    ];
+    let mut screen = String::new();
+    for (what, text) in lines {
+        writeln!(screen, "{what:<19}{text}").expect("a String takes all");
+    }
+    match status.hints.as_slice() {
+        [] => screen += "\nnothing to do",
+        hints => {
+            screen += "\nto do";
+            for hint in hints {
+                write!(screen, "\n- {}", plain(hint)).expect("a String takes all");
+            }
+        }
+    }
+    screen
+}
