@@ -2,7 +2,9 @@
 //! file. What fails on the way is tried again in the background and at the next start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::Lifecycle;
@@ -12,6 +14,9 @@ use crate::broker::{Credentials, Intent, Reason, RecordState};
 use crate::gitea::{CallError, DeleteAnswer, RestError, token_scope};
 use crate::store::StoreError;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
+
+/// How long a poll may be on its way: a runner gives it this time.
+const POLL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What happens to a runner with a task in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +183,22 @@ impl Lifecycle {
         Ok(Some(deleted))
     }
 
+    /// Until then Gitea may have given the runner a task that nobody knows of. No further poll gets through.
+    async fn poll_ends(&self, live: &Live) -> Result<(), DeregisterError> {
+        let ended = async {
+            loop {
+                let moved = self.next_move();
+                if !live.is_polling() {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        timeout(POLL_LIMIT, ended).await.map_err(|_| {
+            DeregisterError::Unreachable("it has not answered the runner's last poll".into())
+        })
+    }
+
     async fn cancel_tasks(&self, live: &Live) -> Result<(), DeregisterError> {
         for task in live.tasks() {
             match self.gitea.report_cancelled(&live.upstream, task).await {
@@ -213,6 +234,7 @@ impl Lifecycle {
             Step::NotPermitted => return Err(self.not_permitted(live)),
         }
         // While Gitea was asked, the runner may have spoken, or a poll may have brought it a task.
+        self.poll_ends(live).await?;
         if live.state() != state {
             return Ok(None);
         }

@@ -131,6 +131,12 @@ impl Live {
         self.inner().activity.is_connected()
     }
 
+    /// Whether a poll of it is on its way, which may bring it a task.
+    #[must_use]
+    pub fn is_polling(&self) -> bool {
+        self.inner().activity.is_polling()
+    }
+
     /// Whether it ever made a call with its credentials.
     #[must_use]
     pub fn spoke(&self) -> bool {

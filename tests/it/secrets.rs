@@ -216,6 +216,23 @@ async fn neither_the_finest_log_nor_the_process_shows_a_secret() {
         assert!(!content.is_empty());
         life.spared(file, &String::from_utf8_lossy(&content));
     }
+    let admin = StandInRunner::new(&format!("http://{}", broker.admin));
+    for page in ["/metrics", "/readyz?verbose", "/api/v1/runners"] {
+        let answer = admin.send(hyper::Method::GET, page, &[], "").await.unwrap();
+        life.spared(page, &String::from_utf8_lossy(&answer.body));
+    }
+    for command in [&["status"][..], &["runner", "list", "--json"], &["check"]] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_runner-broker"))
+            .args(command)
+            .env_clear()
+            .envs(site.environment())
+            .output()
+            .unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{output:?}");
+        for text in [output.stdout, output.stderr] {
+            life.spared(&command.join(" "), &String::from_utf8(text).unwrap());
+        }
+    }
     for file in ["state.db", "state.db-wal"] {
         assert_eq!(mode(&site.path(file)), 0o600, "{file}");
     }
