@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
@@ -161,38 +161,36 @@ impl App {
             }
         };
         let begun = Instant::now();
-        let schedule = {
+        let mut schedule = {
             let shutdown = &self.lifecycle.settings.load().shutdown;
             Schedule::new(begun, shutdown.drain_timeout, shutdown.deadline)
         };
+        let mut at_once = quit;
         if quit {
             info!("leaving at once: every registration is kept");
             self.lifecycle.begin_drain();
         } else {
             let drain = shutdown::drain(&self.lifecycle, schedule);
-            tokio::select! {
-                _ = timeout_at(schedule.last_call(), drain) => {}
-                () = second(signals) => info!("told again: not waiting any longer"),
-            }
+            at_once = told_again(signals, schedule, drain).await;
         }
+        // The broker itself closes the connections now; that tells nothing about the runners.
+        let presences = shutdown::presences(&self.lifecycle);
         self.stop.cancel();
         self.connections.close();
-        // After SIGQUIT and the second SIGTERM nothing is waited for.
-        if !quit {
-            tokio::select! {
-                _ = timeout_at(schedule.last_call(), self.connections.wait()) => {}
-                () = second(signals) => {}
-            }
+        if !at_once {
+            let ended = async {
+                self.connections.wait().await;
+                self.lifecycle.settle_running().await;
+            };
+            at_once = told_again(signals, schedule, ended).await;
         }
-        let schedule = match quit {
-            true => Schedule::new(Instant::now(), Default::default(), Default::default()),
-            false => schedule,
-        };
-        shutdown::flush(&self.lifecycle, schedule).await;
+        if at_once {
+            schedule = Schedule::at_once(Instant::now());
+        }
+        shutdown::flush(&self.lifecycle, schedule, &presences).await;
         self.admin_stop.cancel();
         // The deadline holds for a disk that hangs, too.
-        let closed = timeout(std::time::Duration::from_millis(500), self.lifecycle.store.close());
-        match closed.await {
+        match timeout_at(schedule.last_write(), self.lifecycle.store.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => error!(%error, "the store was not closed in order"),
             Err(_) => error!("the store did not close in time; what was confirmed is on disk"),
@@ -248,7 +246,29 @@ impl App {
             ..new
         };
         self.lifecycle.settings.store(Arc::new(settings));
+        // What failed by the old settings may work by the new ones.
+        self.lifecycle.settle_soon();
         info!("settings read again");
+    }
+}
+
+/// Waits for `work`, no longer than the schedule says. Returns whether a second signal ended the waiting.
+async fn told_again(
+    signals: &mut mpsc::Receiver<Signal>,
+    schedule: Schedule,
+    work: impl Future<Output = ()>,
+) -> bool {
+    tokio::select! {
+        done = timeout_at(schedule.last_call(), work) => {
+            if done.is_err() {
+                warn!("not all has ended in time; what is left is settled at the next start");
+            }
+            false
+        }
+        () = second(signals) => {
+            info!("told again: not waiting any longer");
+            true
+        }
     }
 }
 

@@ -2,21 +2,26 @@
 //! `shutdown.deadline`; what could not be done by then is named, kept in the store, and taken up at the
 //! next start.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::broker::{Presence, Reason, RecordState};
+use crate::broker::{Presence, Reason, RecordId, RecordState};
 use crate::config::Deregister;
-use crate::lifecycle::{Force, Lifecycle, Live};
+use crate::lifecycle::{DeregisterError, Force, Lifecycle, Live};
 
 /// What is kept of the deadline for the last writes.
 const FLUSH_RESERVE: Duration = Duration::from_millis(700);
-/// The wait before Gitea is asked again about a runner that could not be deregistered.
+/// What is kept of that for the end of the process.
+const EXIT_RESERVE: Duration = Duration::from_millis(100);
+/// The first wait before Gitea is asked again about a runner; it doubles.
 const RETRY: Duration = Duration::from_millis(500);
+/// Deregistrations at a time: each costs Gitea a password hash.
+const PARALLEL: usize = 16;
 
 /// What the process is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,91 +38,78 @@ pub enum Signal {
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     drained: Instant,
-    deregistered: Instant,
+    last_call: Instant,
+    end: Instant,
 }
 
 impl Schedule {
     /// For a shutdown that was asked for at `begun`.
     #[must_use]
     pub fn new(begun: Instant, drain: Duration, deadline: Duration) -> Self {
-        let deregistered = begun + deadline.saturating_sub(FLUSH_RESERVE);
-        Self { drained: (begun + drain).min(deregistered), deregistered }
+        let last_call = begun + deadline.saturating_sub(FLUSH_RESERVE);
+        Self { drained: (begun + drain).min(last_call), last_call, end: begun + deadline }
+    }
+
+    /// For one that waits for nothing but the last writes.
+    #[must_use]
+    pub fn at_once(now: Instant) -> Self {
+        Self { drained: now, last_call: now, end: now + FLUSH_RESERVE }
     }
 
     /// Nothing but the last writes is done after this.
     #[must_use]
     pub fn last_call(&self) -> Instant {
-        self.deregistered
+        self.last_call
+    }
+
+    /// The last writes are given up then.
+    #[must_use]
+    pub fn last_write(&self) -> Instant {
+        self.end - EXIT_RESERVE
     }
 }
 
 /// Drains and deregisters. Dropped, it stops where it is, and nothing is lost.
 pub async fn drain(lifecycle: &Arc<Lifecycle>, schedule: Schedule) {
     lifecycle.begin_drain();
-    let policy = policy(lifecycle);
-    let all = lifecycle.roster.all();
+    let mut policy = policy(lifecycle);
+    let runners = lifecycle.roster.all().len();
     info!(
         phase = "drain",
-        runners = all.len(),
+        runners,
         deregister = ?policy,
         "shutting down: no runner is registered and none gets a task from now on"
     );
-    if lifecycle.gitea.tokens().api.is_none() && !all.is_empty() && policy != Deregister::None {
+    if lifecycle.gitea.tokens().api.is_none() && runners > 0 && policy != Deregister::None {
         warn!(
-            runners = all.len(),
+            runners,
             "runners stay registered in Gitea, since the broker has no API token to delete them with: \
              set gitea.api_token_file (GITEA_API_TOKEN_FILE)"
         );
-        return;
+        policy = Deregister::None;
     }
-    // Who can still leave is waited for; the phase is over as soon as nobody can.
-    loop {
-        let moved = lifecycle.next_move();
-        let failed = deregister(lifecycle, |live| leaves_now(policy, live)).await;
-        if !failed && !lifecycle.roster.all().iter().any(|live| may_leave(policy, live)) {
-            break;
-        }
-        let retry = if failed { Instant::now() + RETRY } else { schedule.drained };
-        tokio::select! {
-            () = moved => {}
-            () = sleep_until(retry.min(schedule.drained)) => {}
-        }
-        if Instant::now() >= schedule.drained {
-            break;
-        }
-    }
+    let mut leaving = Leaving::new(lifecycle, policy);
+    leaving.until(schedule.drained, Round::Drain).await;
     info!(phase = "deregister", runners = lifecycle.roster.all().len(), "the drain is over");
-    // The last round: those that went meanwhile, and, where it is set, the busy, whose task is cancelled.
-    loop {
-        let force = lifecycle.force_at_shutdown();
-        let failed = deregister(lifecycle, |live| {
-            leaves_now(policy, live)
-                || (force == Force::CancelTask && leaves_cancelled(policy, live))
-        })
-        .await;
-        let retry = Instant::now() + RETRY;
-        if !failed || retry >= schedule.deregistered {
-            break;
-        }
-        sleep_until(retry).await;
-    }
+    leaving.until(schedule.last_call, Round::Last).await;
 }
 
-/// Waits for what still runs, no longer than the schedule says, and writes down what is left.
-pub async fn flush(lifecycle: &Arc<Lifecycle>, schedule: Schedule) {
-    if timeout_at(schedule.deregistered, lifecycle.settle_running()).await.is_err() {
-        warn!("a registration or deregistration still runs; it is settled at the next start");
-    }
-    name_the_left(lifecycle);
-    lifecycle.write_changes().await;
-    info!(phase = "flush", "records are written");
+/// What each runner does, taken before the broker itself closes the connections.
+#[must_use]
+pub fn presences(lifecycle: &Lifecycle) -> HashMap<RecordId, Presence> {
+    lifecycle.roster.all().iter().map(|live| (live.record_id, live.presence())).collect()
 }
 
-/// Every runner that stays registered, with what will become of it.
-fn name_the_left(lifecycle: &Lifecycle) {
+/// Names the runners that stay registered, and writes down what the traffic told.
+pub async fn flush(
+    lifecycle: &Lifecycle,
+    schedule: Schedule,
+    presences: &HashMap<RecordId, Presence>,
+) {
     for live in lifecycle.roster.all() {
         let record = live.record();
-        let left = match (record.state, live.presence()) {
+        let presence = presences.get(&live.record_id).copied().unwrap_or(Presence::Idle);
+        let left = match (record.state, presence) {
             (RecordState::Deregistering(_), _) => {
                 "could not be deregistered in time; tried again at the next start"
             }
@@ -126,6 +118,11 @@ fn name_the_left(lifecycle: &Lifecycle) {
             (_, Presence::Gone) => "is gone, but shutdown.deregister or the API token keeps it",
         };
         info!(runner = record.name, id = record.upstream.id, left, "runner left registered");
+    }
+    match timeout_at(schedule.last_write(), lifecycle.write_changes()).await {
+        Ok(Ok(())) => info!(phase = "flush", "records are written"),
+        Ok(Err(error)) => error!(phase = "flush", %error, "the latest records are not written"),
+        Err(_) => error!(phase = "flush", "the latest records are not written: the disk hangs"),
     }
 }
 
@@ -138,35 +135,141 @@ fn policy(lifecycle: &Lifecycle) -> Deregister {
     }
 }
 
-/// Whether a runner is deregistered as it is now.
-fn leaves_now(policy: Deregister, live: &Live) -> bool {
-    match policy {
-        Deregister::All => live.presence() != Presence::Busy,
-        Deregister::None => false,
-        Deregister::Gone | Deregister::Auto => live.presence() == Presence::Gone,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Who can still leave by itself is waited for.
+    Drain,
+    /// Nobody is waited for, and, where it is set, the busy leave too, their task cancelled.
+    Last,
+}
+
+/// The deregistrations of one shutdown. One that hangs holds up no other.
+struct Leaving<'a> {
+    lifecycle: &'a Arc<Lifecycle>,
+    policy: Deregister,
+    force: Force,
+    running: JoinSet<(RecordId, Result<(), DeregisterError>)>,
+    tried: HashMap<RecordId, Tried>,
+}
+
+#[derive(Clone, Copy)]
+struct Tried {
+    next: Next,
+    wait: Duration,
+}
+
+#[derive(Clone, Copy)]
+enum Next {
+    Running,
+    Again(Instant),
+    /// Gitea has decided, and will not decide otherwise in the seconds that are left.
+    Never,
+}
+
+impl<'a> Leaving<'a> {
+    fn new(lifecycle: &'a Arc<Lifecycle>, policy: Deregister) -> Self {
+        Self {
+            lifecycle,
+            policy,
+            force: lifecycle.force_at_shutdown(),
+            running: JoinSet::new(),
+            tried: HashMap::new(),
+        }
+    }
+
+    /// Deregisters whoever leaves, until `end` or until nobody can leave any more.
+    async fn until(&mut self, end: Instant, round: Round) {
+        let lifecycle = self.lifecycle;
+        while Instant::now() < end {
+            // Made first, so that no move is missed.
+            let moved = lifecycle.next_move();
+            let some_may_leave = self.begin(round);
+            let now = Instant::now();
+            // One whose time has come waits for a place, and the end of another wakes it.
+            let retry = self.tried.values().filter_map(Tried::again).filter(|at| *at > now).min();
+            if self.running.is_empty() && retry.is_none() && !some_may_leave {
+                return;
+            }
+            tokio::select! {
+                () = moved => {}
+                Some(done) = self.running.join_next() => {
+                    if let Ok((id, result)) = done {
+                        self.note(id, &result);
+                    }
+                }
+                () = sleep_until(retry.map_or(end, |at| at.min(end))) => {}
+            }
+        }
+    }
+
+    /// Begins what is due. Returns whether somebody may leave later.
+    fn begin(&mut self, round: Round) -> bool {
+        let all = self.policy == Deregister::All;
+        let mut later = all && self.lifecycle.is_registering();
+        for live in self.lifecycle.roster.all() {
+            let tried = self.tried.get(&live.record_id).copied();
+            let wait = match tried {
+                None => RETRY,
+                Some(Tried { next: Next::Again(at), wait }) if at <= Instant::now() => wait,
+                Some(_) => continue,
+            };
+            if !self.leaves(&live, round) {
+                self.tried.remove(&live.record_id);
+                later |= round == Round::Drain && self.may_leave(&live);
+            } else if self.running.len() < PARALLEL {
+                self.tried.insert(live.record_id, Tried { next: Next::Running, wait });
+                let (lifecycle, force) = (Arc::clone(self.lifecycle), self.force);
+                self.running.spawn(async move {
+                    (live.record_id, lifecycle.deregister(&live, Reason::Shutdown, force).await)
+                });
+            }
+        }
+        later
+    }
+
+    fn note(&mut self, id: RecordId, result: &Result<(), DeregisterError>) {
+        let Some(tried) = self.tried.get_mut(&id) else { return };
+        match result {
+            Err(DeregisterError::Unreachable(_) | DeregisterError::Store(_)) => {
+                tried.next = Next::Again(Instant::now() + tried.wait);
+                tried.wait *= 2;
+            }
+            // It got a task meanwhile; it is looked at again when that has ended.
+            Err(DeregisterError::Busy(_)) => drop(self.tried.remove(&id)),
+            Ok(()) | Err(_) => tried.next = Next::Never,
+        }
+    }
+
+    /// Whether a runner is deregistered as it is now.
+    fn leaves(&self, live: &Live, round: Round) -> bool {
+        // What the runner or an admin asked for before is still to be done.
+        let asked =
+            live.is_deregistering() && live.state() != RecordState::Deregistering(Reason::Shutdown);
+        match (self.policy, live.presence()) {
+            (Deregister::None, _) => false,
+            (policy, Presence::Busy) => {
+                // Where only the gone are deregistered, it must have left its task behind.
+                round == Round::Last
+                    && self.force == Force::CancelTask
+                    && (policy == Deregister::All || (live.spoke() && !live.is_connected()))
+            }
+            (_, Presence::Gone) | (Deregister::All, Presence::Idle) => true,
+            (Deregister::Gone | Deregister::Auto, Presence::Idle) => asked,
+        }
+    }
+
+    /// Whether a runner that does not leave now may do so during the drain.
+    fn may_leave(&self, live: &Live) -> bool {
+        self.policy != Deregister::None
+            && (live.is_connected() || live.presence() == Presence::Busy)
     }
 }
 
-/// Whether a busy runner is deregistered where its task may be cancelled: where only the gone are, it
-/// must have left its task behind.
-fn leaves_cancelled(policy: Deregister, live: &Live) -> bool {
-    live.presence() == Presence::Busy
-        && match policy {
-            Deregister::All => true,
-            Deregister::None => false,
-            Deregister::Gone | Deregister::Auto => live.spoke() && !live.is_connected(),
+impl Tried {
+    fn again(&self) -> Option<Instant> {
+        match self.next {
+            Next::Again(at) => Some(at),
+            Next::Running | Next::Never => None,
         }
-}
-
-/// Whether a runner that is not deregistered now may become so during the drain.
-fn may_leave(policy: Deregister, live: &Live) -> bool {
-    policy != Deregister::None && (live.is_connected() || live.presence() == Presence::Busy)
-}
-
-/// Deregisters all that `leaves` picks, side by side. Returns whether one of them is to be tried again.
-async fn deregister(lifecycle: &Arc<Lifecycle>, leaves: impl Fn(&Live) -> bool) -> bool {
-    let force = lifecycle.force_at_shutdown();
-    let chosen: Vec<_> = lifecycle.roster.all().into_iter().filter(|live| leaves(live)).collect();
-    let attempts = chosen.iter().map(|live| lifecycle.deregister(live, Reason::Shutdown, force));
-    join_all(attempts).await.iter().any(Result::is_err)
+    }
 }

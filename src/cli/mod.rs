@@ -98,13 +98,14 @@ impl Failure {
 /// Runs a command that waits. One thread carries all of it: the work is moving bytes, and what computes
 /// or waits for a disk has threads of its own.
 fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             Failure::new(Failure::INTERNAL, format!("the runtime does not start: {error}"))
-        })?
-        .block_on(command)
+        })?;
+    let outcome = runtime.block_on(command);
+    // A look-up of a name or a write to a disk that hangs must not hold up the end.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Writes lines to standard output. A reader that has left, as `head` does, is no failure.
@@ -126,6 +127,27 @@ fn complain(text: impl fmt::Display) {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn a_thread_that_hangs_does_not_hold_up_the_end() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let outcome = super::block_on(async {
+                let (begun, begins) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    let _ = begun.send(());
+                    let _ = held.recv();
+                });
+                let _ = begins.await;
+                Ok(())
+            });
+            let _ = ended.send(outcome);
+        });
+        let outcome = end.recv_timeout(std::time::Duration::from_secs(20));
+        assert_eq!(outcome, Ok(Ok(())));
+        drop(release);
+    }
 
     #[test]
     fn no_two_arguments_are_in_each_others_way() {

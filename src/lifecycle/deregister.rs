@@ -2,16 +2,21 @@
 //! file. What fails on the way is tried again in the background and at the next start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tokio::time::timeout;
+use tracing::{debug, error, info, warn};
 
 use super::Lifecycle;
 use super::roster::Live;
 use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_delete};
-use crate::broker::{Credentials, Intent, Presence, Reason, RecordState};
+use crate::broker::{Credentials, Intent, Reason, RecordState};
 use crate::gitea::{CallError, DeleteAnswer, RestError, token_scope};
 use crate::store::StoreError;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
+
+/// How long a poll may be on its way: a runner gives it this time.
+const POLL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What happens to a runner with a task in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +64,7 @@ impl DeregisterError {
 
 impl Lifecycle {
     /// Deregisters a runner. It runs to its end even where the caller goes away. A runner that is gone
-    /// already is a success.
+    /// already is a success. What fails is tried again in the background.
     ///
     /// # Errors
     /// Why the runner is still registered.
@@ -69,37 +74,43 @@ impl Lifecycle {
         reason: Reason,
         force: Force,
     ) -> Result<(), DeregisterError> {
+        let result = self.attempt(live, reason, force, false).await;
+        if result.is_err() && live.is_deregistering() && !self.is_draining() {
+            self.settle_soon();
+        }
+        result
+    }
+
+    /// Tries again what was begun; one that was called off meanwhile is let be.
+    pub(super) async fn deregister_again(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        reason: Reason,
+        force: Force,
+    ) -> Result<(), DeregisterError> {
+        self.attempt(live, reason, force, true).await
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        reason: Reason,
+        force: Force,
+        again: bool,
+    ) -> Result<(), DeregisterError> {
         let this = Arc::clone(self);
         let live = Arc::clone(live);
         let task = self.running.spawn(async move {
             let _fate = live.fate.lock().await;
-            if matches!(live.state(), RecordState::Ended(_)) {
-                return Ok(());
-            }
+            let reason = match live.state() {
+                RecordState::Ended(_) => return Ok(()),
+                state if again && state != RecordState::Deregistering(reason) => return Ok(()),
+                // The broker's end is the weakest reason: who was sent away before does not come back.
+                RecordState::Deregistering(earlier) if reason == Reason::Shutdown => earlier,
+                _ => reason,
+            };
             let result = this.delete(&live, reason, force).await;
-            let record = live.record();
-            match &result {
-                Ok(outcome) => {
-                    this.metrics.deregistration(reason, *outcome);
-                    info!(
-                        runner = record.name,
-                        id = record.upstream.id,
-                        reason = reason.as_str(),
-                        outcome = outcome.as_str(),
-                        "runner deregistered"
-                    );
-                }
-                Err(error) => {
-                    this.metrics.deregistration(reason, error.outcome());
-                    warn!(
-                        runner = record.name,
-                        id = record.upstream.id,
-                        reason = reason.as_str(),
-                        %error,
-                        "runner is still registered"
-                    );
-                }
-            }
+            this.tell(&live, reason, &result);
             result.map(drop)
         });
         match task.await {
@@ -108,49 +119,88 @@ impl Lifecycle {
         }
     }
 
+    fn tell(&self, live: &Live, reason: Reason, result: &Result<Option<Outcome>, DeregisterError>) {
+        let record = live.record();
+        let (runner, id, reason_word) = (&record.name, record.upstream.id, reason.as_str());
+        match result {
+            Ok(Some(outcome)) => {
+                self.metrics.deregistration(reason, *outcome);
+                info!(
+                    runner,
+                    id,
+                    reason = reason_word,
+                    outcome = outcome.as_str(),
+                    "runner deregistered"
+                );
+            }
+            Ok(None) => info!(runner, id, "runner came back in time: it stays registered"),
+            Err(error) => {
+                self.metrics.deregistration(reason, error.outcome());
+                if live.complain(error.to_string()) {
+                    warn!(runner, id, reason = reason_word, %error, "runner is still registered");
+                } else {
+                    debug!(runner, id, reason = reason_word, "runner is still registered, as told");
+                }
+            }
+        }
+    }
+
+    /// `None`: the runner came back in time.
     async fn delete(
-        self: &Arc<Self>,
-        live: &Arc<Live>,
+        &self,
+        live: &Live,
         reason: Reason,
         force: Force,
-    ) -> Result<Outcome, DeregisterError> {
+    ) -> Result<Option<Outcome>, DeregisterError> {
         if self.gitea.tokens().api.is_none() {
             return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
         }
-        if live.presence() == Presence::Busy {
-            let tasks = live.tasks();
-            match (force, tasks.first()) {
-                (Force::LeaveBusy, Some(&task)) => return Err(DeregisterError::Busy(task)),
-                _ => self.cancel(live, &tasks).await?,
-            }
-        }
-        let retried = live.is_deregistering();
+        spare_busy(live, force)?;
+        let before = live.state();
         let state = RecordState::Deregistering(reason);
-        self.store.set_state(live.record_id, state).await?;
-        live.set_state(state);
+        if before != state {
+            self.store.set_state(live.record_id, state).await?;
+            live.set_state(state);
+        }
         self.desk.forget(live.record_id);
 
-        let deleted = match self.delete_in_gitea(live).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                // A shutdown leaves it to the next start; otherwise it is tried again soon. Who tries
-                // again keeps its own time.
-                if !retried && !self.is_draining() {
-                    self.wake.notify_one();
-                }
-                return Err(error);
+        let deleted = match self.delete_in_gitea(live, state, force).await {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => return Ok(None),
+            Err(DeregisterError::Busy(task)) => {
+                self.store.set_state(live.record_id, before).await?;
+                live.set_state(before);
+                return Err(DeregisterError::Busy(task));
             }
+            Err(error) => return Err(error),
         };
+        // Before the record ends, so that no crash leaves a file that nobody removes.
+        self.remove_file(live).await;
         let state = RecordState::Ended(reason);
         self.store.set_state(live.record_id, state).await?;
         live.set_state(state);
         self.roster.remove(live);
-        self.remove_file(live).await;
-        Ok(deleted)
+        Ok(Some(deleted))
     }
 
-    async fn cancel(&self, live: &Live, tasks: &[i64]) -> Result<(), DeregisterError> {
-        for &task in tasks {
+    /// Until then Gitea may have given the runner a task that nobody knows of. No further poll gets through.
+    async fn poll_ends(&self, live: &Live) -> Result<(), DeregisterError> {
+        let ended = async {
+            loop {
+                let moved = self.next_move();
+                if !live.is_polling() {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        timeout(POLL_LIMIT, ended).await.map_err(|_| {
+            DeregisterError::Unreachable("it has not answered the runner's last poll".into())
+        })
+    }
+
+    async fn cancel_tasks(&self, live: &Live) -> Result<(), DeregisterError> {
+        for task in live.tasks() {
             match self.gitea.report_cancelled(&live.upstream, task).await {
                 Ok(()) => {
                     live.note(|activity| activity.done_with(task));
@@ -164,11 +214,17 @@ impl Lifecycle {
     }
 
     /// Rule: before a runner is deleted, its own credentials name the same id.
-    async fn delete_in_gitea(&self, live: &Live) -> Result<Outcome, DeregisterError> {
+    async fn delete_in_gitea(
+        &self,
+        live: &Live,
+        state: RecordState,
+        force: Force,
+    ) -> Result<Option<Outcome>, DeregisterError> {
         let id = live.upstream.id;
+        self.cancel_tasks(live).await?;
         match before_delete(self.prove(live).await?, id) {
             Step::Delete => {}
-            Step::Gone => return Ok(Outcome::AlreadyGone),
+            Step::Gone => return Ok(Some(Outcome::AlreadyGone)),
             Step::OtherId(other) => {
                 return Err(DeregisterError::Refused(format!(
                     "Gitea now knows this runner by id {other}, the record says {id}: was Gitea \
@@ -177,6 +233,13 @@ impl Lifecycle {
             }
             Step::NotPermitted => return Err(self.not_permitted(live)),
         }
+        // While Gitea was asked, the runner may have spoken, or a poll may have brought it a task.
+        self.poll_ends(live).await?;
+        if live.state() != state {
+            return Ok(None);
+        }
+        spare_busy(live, force)?;
+        self.cancel_tasks(live).await?;
         let deletion = match self.gitea.delete_runner(&live.scope, id).await {
             Ok(DeleteAnswer::Deleted) => Deletion::Deleted,
             Ok(DeleteAnswer::NotFound) => Deletion::NotFound,
@@ -187,8 +250,8 @@ impl Lifecycle {
             Deletion::NotFound => Some(self.prove(live).await?),
         };
         match after_delete(deletion, again) {
-            Step::Gone if deletion == Deletion::Deleted => Ok(Outcome::Deleted),
-            Step::Gone => Ok(Outcome::AlreadyGone),
+            Step::Gone if deletion == Deletion::Deleted => Ok(Some(Outcome::Deleted)),
+            Step::Gone => Ok(Some(Outcome::AlreadyGone)),
             _ => Err(self.not_permitted(live)),
         }
     }
@@ -260,6 +323,14 @@ impl Lifecycle {
                 _ => None,
             })
             .collect()
+    }
+}
+
+/// A runner with a task is never just deleted: that strands the task.
+fn spare_busy(live: &Live, force: Force) -> Result<(), DeregisterError> {
+    match (force, live.tasks().first()) {
+        (Force::LeaveBusy, Some(&task)) => Err(DeregisterError::Busy(task)),
+        _ => Ok(()),
     }
 }
 

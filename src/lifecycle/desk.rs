@@ -118,6 +118,11 @@ impl Desk {
         }
     }
 
+    /// Whether a registration still runs.
+    pub fn is_busy(&self) -> bool {
+        self.lock().flights.values().any(|flight| flight.result.is_none())
+    }
+
     /// A result from before a restart waits for its runner.
     pub fn keep(&self, key: Key, record: RecordId, registered: Instant) {
         self.lock().claims.keep(key, record, registered, Instant::now());

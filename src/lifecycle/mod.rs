@@ -82,7 +82,7 @@ pub struct Lifecycle {
     unsettled: Mutex<Vec<Unsettled>>,
     /// Something is to be settled.
     wake: Notify,
-    /// A runner left, or its task ended.
+    /// A registration or a task ended, or a runner left.
     moved: Notify,
     draining: AtomicBool,
     /// What the last probe of the API token found.
@@ -154,12 +154,23 @@ impl Lifecycle {
         }
     }
 
-    /// A runner left, or its task ended: whoever waits for that looks again.
+    /// Whether a registration that was begun has no result yet.
+    #[must_use]
+    pub fn is_registering(&self) -> bool {
+        self.desk.is_busy()
+    }
+
+    /// What is unsettled is tried now.
+    pub fn settle_soon(&self) {
+        self.wake.notify_one();
+    }
+
+    /// A registration or a task ended, or a runner left: whoever waits for that looks again.
     pub fn has_moved(&self) {
         self.moved.notify_waiters();
     }
 
-    /// Ends the next time that a runner leaves or ends a task, counted from this call.
+    /// Ends the next time that something has moved, counted from this call.
     pub fn next_move(&self) -> Notified<'_> {
         self.moved.notified()
     }

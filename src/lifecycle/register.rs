@@ -78,6 +78,7 @@ impl Lifecycle {
                     };
                     this.metrics.registration(&scope.to_string(), outcome, begun.elapsed());
                     landing.with(result.map_err(|(_, error)| error));
+                    this.has_moved();
                 });
                 waiter
             }

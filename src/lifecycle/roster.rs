@@ -32,6 +32,8 @@ struct Inner {
     touched: bool,
     /// The store still has the state from before the runner came back.
     state_touched: bool,
+    /// Why it could not be deregistered the last time.
+    complaint: Option<String>,
 }
 
 impl Live {
@@ -47,6 +49,7 @@ impl Live {
                 record,
                 touched: false,
                 state_touched: false,
+                complaint: None,
             }),
         }
     }
@@ -128,6 +131,12 @@ impl Live {
         self.inner().activity.is_connected()
     }
 
+    /// Whether a poll of it is on its way, which may bring it a task.
+    #[must_use]
+    pub fn is_polling(&self) -> bool {
+        self.inner().activity.is_polling()
+    }
+
     /// Whether it ever made a call with its credentials.
     #[must_use]
     pub fn spoke(&self) -> bool {
@@ -152,6 +161,27 @@ impl Live {
         }
     }
 
+    /// It could not be deregistered. Returns whether that is news: the same is not told again and again.
+    #[must_use]
+    pub fn complain(&self, why: String) -> bool {
+        let mut inner = self.inner();
+        let news = inner.complaint.as_ref() != Some(&why);
+        inner.complaint = Some(why);
+        news
+    }
+
+    /// Its state, where the store still has another.
+    pub(super) fn state_to_write(&self) -> Option<RecordState> {
+        let inner = self.inner();
+        inner.state_touched.then_some(inner.record.state)
+    }
+
+    /// The store has this state now.
+    pub(super) fn state_written(&self, state: RecordState) {
+        let mut inner = self.inner();
+        inner.state_touched &= inner.record.state != state;
+    }
+
     fn take_touch(&self) -> Option<Touch> {
         let mut inner = self.inner();
         let now = Instant::now();
@@ -162,11 +192,6 @@ impl Live {
             delivered: inner.record.delivered,
             tasks: inner.activity.tasks(now).collect(),
         })
-    }
-
-    fn take_state(&self) -> Option<RecordState> {
-        let mut inner = self.inner();
-        std::mem::take(&mut inner.state_touched).then_some(inner.record.state)
     }
 }
 
@@ -217,16 +242,10 @@ impl Roster {
         all
     }
 
-    /// What the store does not have yet: each is handed out once.
+    /// What the traffic told and the store does not have yet: each is handed out once.
     #[must_use]
-    pub fn take_changes(&self) -> (Vec<Touch>, Vec<(RecordId, RecordState)>) {
-        let runners = self.read();
-        let touches = runners.values().filter_map(|live| live.take_touch()).collect();
-        let states = runners
-            .values()
-            .filter_map(|live| live.take_state().map(|state| (live.record_id, state)))
-            .collect();
-        (touches, states)
+    pub fn take_touches(&self) -> Vec<Touch> {
+        self.read().values().filter_map(|live| live.take_touch()).collect()
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<String, Arc<Live>>> {

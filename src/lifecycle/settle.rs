@@ -50,32 +50,39 @@ impl Lifecycle {
         let mut told = HashSet::new();
         loop {
             let left = self.settle(&mut told).await;
+            if left > 0 && timeout(wait, self.wake.notified()).await.is_err() {
+                wait = (wait * 2).min(LONGEST_WAIT);
+                continue;
+            }
             if left == 0 {
                 self.wake.notified().await;
-                wait = self.timing.retry;
-            } else if timeout(wait, self.wake.notified()).await.is_err() {
-                wait = (wait * 2).min(LONGEST_WAIT);
             }
+            // There is something new.
+            wait = self.timing.retry;
         }
     }
 
     /// Tries once; returns how much is left. `told` holds the nonces that were complained of: each is named
     /// in the log once.
     async fn settle(self: &Arc<Self>, told: &mut HashSet<String>) -> usize {
-        if self.is_draining() {
-            return 0;
-        }
         let mut left = 0;
         for (live, reason) in self.to_be_deregistered() {
+            // The shutdown sees to them.
+            if self.is_draining() {
+                return 0;
+            }
             // A runner that asked for it itself is on its way out, and so is its task.
             let force = match reason {
                 Reason::Runner => Force::CancelTask,
                 _ => Force::LeaveBusy,
             };
-            left += usize::from(self.deregister(&live, reason, force).await.is_err());
+            left += usize::from(self.deregister_again(&live, reason, force).await.is_err());
         }
         let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for one in unsettled {
+            if self.is_draining() {
+                return 0;
+            }
             match self.settle_intent(&one).await {
                 Ok(true) => {
                     told.remove(&one.intent.nonce);

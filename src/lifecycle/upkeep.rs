@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::Lifecycle;
 use crate::broker::Presence;
 use crate::gitea::RestError;
+use crate::store::StoreError;
 
 /// What a runner can be doing; what the records tell beside it is counted apart.
 pub const STATES: [&str; 4] = ["idle", "busy", "draining", "gone"];
@@ -26,26 +27,47 @@ impl Lifecycle {
     pub async fn keep_writing(self: Arc<Self>) {
         let mut tick = interval(self.timing.flush);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failed = false;
         loop {
             tick.tick().await;
-            self.write_changes().await;
+            let result = self.write_changes().await;
+            let failed_before = std::mem::replace(&mut failed, result.is_err());
+            match result {
+                Err(error) if !failed_before => {
+                    self.metrics.store_writable.set(0);
+                    error!(%error, "the store does not take what the traffic told; tried again");
+                }
+                Ok(()) if failed_before => info!("the store takes what the traffic tells again"),
+                _ => {}
+            }
         }
     }
 
-    /// Writes down what the traffic told since the last time.
-    pub async fn write_changes(&self) {
-        let (touches, states) = self.roster.take_changes();
-        let mut result = Ok(());
-        if !touches.is_empty() {
-            result = self.store.touch(touches).await;
+    /// Writes down what the traffic told since the last time. What cannot be written is kept for the next.
+    ///
+    /// # Errors
+    /// The store took not all of it.
+    pub async fn write_changes(&self) -> Result<(), StoreError> {
+        for live in self.roster.all() {
+            // Whoever holds its fate writes the state itself, and must not be overtaken.
+            let Ok(_fate) = live.fate.try_lock() else { continue };
+            if let Some(state) = live.state_to_write() {
+                self.store.set_state(live.record_id, state).await?;
+                live.state_written(state);
+            }
         }
-        for (record_id, state) in states {
-            result = result.and(self.store.set_state(record_id, state).await);
+        let touches = self.roster.take_touches();
+        if touches.is_empty() {
+            return Ok(());
         }
-        if let Err(error) = result {
-            self.metrics.store_writable.set(0);
-            error!(%error, "the store does not take what the traffic told");
+        let touched: Vec<_> = touches.iter().map(|touch| touch.record_id).collect();
+        let written = self.store.touch(touches).await;
+        if written.is_err() {
+            for live in touched.into_iter().filter_map(|id| self.roster.get(id)) {
+                live.note(|_| {});
+            }
         }
+        written
     }
 
     /// Tries Gitea and the API token now and then, for ever, and says when either changes.

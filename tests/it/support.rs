@@ -242,6 +242,15 @@ impl Binary {
 
     /// Starts `serve` with further environment variables and waits until it listens.
     pub(crate) fn start_with(site: &Site, environment: &[(&str, &str)]) -> Self {
+        let mut binary = Self::spawn(site, environment);
+        let line = binary.wait_for("listening");
+        binary.url = format!("http://{}", line["runners"].as_str().unwrap());
+        binary.admin = line["admin"].as_str().unwrap().to_owned();
+        binary
+    }
+
+    /// Starts `serve` and waits for nothing.
+    pub(crate) fn spawn(site: &Site, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_runner-broker"))
             .arg("serve")
             .env_clear()
@@ -264,11 +273,12 @@ impl Binary {
                 let _ = sender.send(line);
             }
         });
-        let mut binary = Self { url: String::new(), admin: String::new(), log, child, news };
-        let line = binary.wait_for("listening");
-        binary.url = format!("http://{}", line["runners"].as_str().unwrap());
-        binary.admin = line["admin"].as_str().unwrap().to_owned();
-        binary
+        Self { url: String::new(), admin: String::new(), log, child, news }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for a line of the log with this message.
@@ -282,6 +292,11 @@ impl Binary {
                 Err(error) => panic!("no line {message:?} ({error}) in:\n{}", self.log_text()),
             }
         }
+    }
+
+    /// The log so far; all of it, where its end was waited for.
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        self.log.lock().unwrap().clone()
     }
 
     /// The log so far, a line each.
@@ -312,6 +327,8 @@ impl Binary {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                // The reader hangs up when it has kept the last line.
+                while self.news.recv_timeout(PATIENCE).is_ok() {}
                 return status;
             }
             assert!(Instant::now() < until, "the broker does not end:\n{}", self.log_text());
