@@ -167,12 +167,17 @@ impl Lifecycle {
         let deleted = match self.delete_in_gitea(live, state, force).await {
             Ok(Some(outcome)) => outcome,
             Ok(None) => return Ok(None),
-            Err(DeregisterError::Busy(task)) => {
-                self.store.set_state(live.record_id, before).await?;
-                live.set_state(before);
-                return Err(DeregisterError::Busy(task));
+            Err(error) => {
+                let refused = matches!(error, DeregisterError::Refused(_));
+                let busy = matches!(error, DeregisterError::Busy(_));
+                // A runner that an admin could not remove goes on getting tasks. One that asked itself is
+                // on its way out, and what the broker's end began is for the next start.
+                if busy || (refused && reason == Reason::Admin) {
+                    self.store.set_state(live.record_id, before).await?;
+                    live.set_state(before);
+                }
+                return Err(error);
             }
-            Err(error) => return Err(error),
         };
         // Before the record ends, so that no crash leaves a file that nobody removes.
         self.remove_file(live).await;

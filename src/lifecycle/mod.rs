@@ -84,6 +84,8 @@ pub struct Lifecycle {
     wake: Notify,
     /// A registration or a task ended, or a runner left.
     moved: Notify,
+    /// What the traffic told should be on disk at once.
+    pressing: Notify,
     draining: AtomicBool,
     /// What the last probe of the API token found.
     token_valid: Mutex<Option<bool>>,
@@ -115,6 +117,7 @@ impl Lifecycle {
             unsettled: Mutex::default(),
             wake: Notify::new(),
             moved: Notify::new(),
+            pressing: Notify::new(),
             draining: AtomicBool::new(false),
             token_valid: Mutex::default(),
             writable: tokio::sync::Mutex::default(),
@@ -136,6 +139,13 @@ impl Lifecycle {
         Ok(Arc::new(lifecycle))
     }
 
+    /// An answer has reached its runner. A crash should find that in the store: until then, the answer
+    /// waits for whoever asks with the same key.
+    pub fn delivered(&self, delivery: Delivery) {
+        delivery.arrived();
+        self.pressing.notify_one();
+    }
+
     /// From now on no runner is registered and none gets a task.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -151,6 +161,7 @@ impl Lifecycle {
     pub fn heard_from(&self, live: &Live) {
         if live.called(Instant::now(), !self.is_draining()) {
             self.desk.forget(live.record_id);
+            self.pressing.notify_one();
         }
     }
 

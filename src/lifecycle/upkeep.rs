@@ -23,13 +23,16 @@ const PROOF_LIMIT: Duration = Duration::from_secs(2);
 pub(super) type Writable = Option<(Instant, Result<(), String>)>;
 
 impl Lifecycle {
-    /// Writes down what the traffic told, every few seconds, for ever.
+    /// Writes down what the traffic told, every few seconds and where it is pressing, for ever.
     pub async fn keep_writing(self: Arc<Self>) {
         let mut tick = interval(self.timing.flush);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed = false;
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.pressing.notified() => {}
+            }
             let result = self.write_changes().await;
             let failed_before = std::mem::replace(&mut failed, result.is_err());
             match result {

@@ -35,7 +35,7 @@ impl Connection {
     pub fn heard(&self, headers: &HeaderMap) -> Option<Arc<Live>> {
         let mut inner = self.lock();
         for delivery in inner.deliveries.drain(..) {
-            delivery.arrived();
+            self.lifecycle.delivered(delivery);
         }
         let uuid = headers.get("x-runner-uuid")?.to_str().ok()?;
         let token = headers.get("x-runner-token")?.as_bytes();
@@ -67,7 +67,7 @@ impl Connection {
         let Inner { runners, deliveries } = std::mem::take(&mut *self.lock());
         for delivery in deliveries {
             if cleanly {
-                delivery.arrived();
+                self.lifecycle.delivered(delivery);
             }
         }
         let now = Instant::now();

@@ -1,10 +1,8 @@
 //! Tests with real files.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::ffi;
@@ -314,40 +312,6 @@ async fn one_process_at_a_time() {
     first.writable().await.unwrap();
     first.close().await.unwrap();
     Store::open(&path).unwrap().writable().await.unwrap();
-}
-
-const KILLED: &str = "STORE_OF_THE_KILLED";
-
-#[tokio::test]
-async fn another_process_is_refused_until_the_first_is_killed() {
-    let (_folder, path) = place();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::tests::holds_a_store_until_killed", "--ignored"])
-        .env(KILLED, &path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.map_while(Result::ok).any(|line| line == "ready"));
-    assert!(matches!(refused(&path), StoreError::InUse { .. }));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let store = Store::open(&path).unwrap();
-    assert_eq!(store.intents().await.unwrap()[0].intent.nonce, "n0");
-}
-
-#[tokio::test]
-#[ignore = "the other process of another_process_is_refused_until_the_first_is_killed"]
-async fn holds_a_store_until_killed() {
-    let Some(path) = std::env::var_os(KILLED) else { return };
-    let store = Store::open(Path::new(&path)).unwrap();
-    store.insert_intent(intent("n0", Scope::Instance)).await.unwrap();
-    // Not println, which the test harness keeps to itself; the empty line ends what it wrote.
-    std::io::stdout().write_all(b"\nready\n").unwrap();
-    std::io::stdout().flush().unwrap();
-    // Ends by itself where the parent is gone.
-    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use runner_broker::broker::{Reason, RecordState};
 use runner_broker::connect::messages::{self as wire, DeclareResponse, TaskResult};
 use runner_broker::connect::{Codec, encode};
-use runner_broker::lifecycle::Timing;
+use runner_broker::lifecycle::{Force, Timing};
 use runner_broker::sandbox::gitea::{
     Answer, Effect, Options, Route, StandInGitea, TaskState, When,
 };
@@ -374,4 +374,26 @@ async fn what_is_pending_is_done_at_the_next_start_and_the_reason_is_kept() {
     gitea.set_up().await.unwrap();
     let scene = Scene { gitea, site, broker };
     scene.ended(&back).await;
+}
+
+#[tokio::test]
+async fn a_runner_that_an_admin_cannot_remove_goes_on_working() {
+    let scene = Scene::with(
+        |gitea, site| {
+            let token = gitea.api_token(&["read:user"]);
+            site.api_token(Some(token.expose_secret()))
+        },
+        quick(),
+    )
+    .await;
+    let runner = scene.join("one").await;
+    let live = scene.broker.lifecycle.roster.all().remove(0);
+    let asked = scene.broker.lifecycle.deregister(&live, Reason::Admin, Force::LeaveBusy).await;
+    assert!(asked.unwrap_err().to_string().contains("write:admin"));
+    assert!(scene.gitea.runner(runner.credentials.id).is_some());
+    assert_eq!(scene.states(), [RecordState::Active]);
+    assert!(scene.site.runner_file(&runner.name).exists());
+    let id = scene.gitea.queue_task(&["host"]);
+    let (task, _) = runner.fetch_task(0).await.unwrap();
+    assert_eq!(task.map(|task| task.id), Some(id));
 }

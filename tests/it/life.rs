@@ -55,3 +55,20 @@ async fn the_built_binary_lives_and_ends_on_sigterm() {
     .unwrap();
     assert!(gitea.runners().is_empty());
 }
+
+#[tokio::test]
+async fn a_second_broker_on_one_store_is_refused() {
+    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let site = Site::new(&gitea);
+    let first = Binary::start(&site);
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_runner-broker"))
+        .arg("serve")
+        .env_clear()
+        .envs(site.environment())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(69));
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert!(text.contains("state.db") && text.contains("another"), "{text}");
+    StandInRunner::new(&first.url).ping("the first is unharmed").await.unwrap();
+}
