@@ -82,6 +82,21 @@ pub enum RegisterFailure {
     Unclear(String),
 }
 
+impl RegisterFailure {
+    /// The same, with this secret taken out of its texts.
+    fn without(mut self, secret: &str) -> Self {
+        let text = match &mut self {
+            Self::NotSent(_) => return self,
+            Self::Refused { error, .. } => &mut error.message,
+            Self::Unclear(text) => text,
+        };
+        if !secret.is_empty() && text.contains(secret) {
+            *text = text.replace(secret, "(hidden)");
+        }
+        self
+    }
+}
+
 impl GiteaClient {
     /// Asks whether Gitea answers, and sets [`is_up`](Self::is_up) by it.
     pub async fn ping(&self) -> Result<(), CallError> {
@@ -157,7 +172,9 @@ impl GiteaClient {
             Err(sentence) if nothing_done(status) => return Err(refused_by_proxy(sentence)),
             Err(sentence) => return Err(RegisterFailure::Unclear(sentence)),
         };
+        // A Gitea, or a proxy before it, that repeats what it was sent: the runner must not see it.
         registered(codec, answer)
+            .map_err(|failure| failure.without(self.tokens().registration.expose_secret()))
     }
 
     async fn call<Q, A>(

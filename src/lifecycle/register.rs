@@ -8,6 +8,7 @@ use aws_lc_rs::rand;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use secrecy::ExposeSecret;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::Lifecycle;
@@ -19,6 +20,9 @@ use crate::fault;
 use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal};
 use crate::store::NewRunner;
 use crate::telemetry::metrics::{RegistrationOutcome as Outcome, Rejection};
+
+/// How long a registration waits for its turn with Gitea.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
 
 /// A Register that was admitted.
 pub struct Registration {
@@ -61,10 +65,7 @@ impl Lifecycle {
                     peer = %registration.key.peer,
                     "registration refused: too many run; is Gitea slow?"
                 );
-                return Err(ConnectError::new(
-                    Code::ResourceExhausted,
-                    "too many runners register at this moment; try again in a few seconds",
-                ));
+                return Err(overloaded());
             }
             Entry::New(waiter, landing) => {
                 let this = Arc::clone(self);
@@ -115,8 +116,11 @@ impl Lifecycle {
         registration: Registration,
     ) -> Result<Landed, (Outcome, ConnectError)> {
         let Registration { key, version, body, headers, dialled } = registration;
-        // Never closed, so this only waits; what is ahead of it has a bound for each step.
-        let _slot = self.slots.acquire().await;
+        let Ok(_slot) = timeout(TURN_LIMIT, self.slots.acquire()).await else {
+            self.metrics.rejection(Rejection::Overload);
+            warn!(runner = key.name, "registration refused: its turn did not come; is Gitea slow?");
+            return Err((Outcome::Rejected, overloaded()));
+        };
         if self.is_draining() {
             return Err((Outcome::Rejected, draining()));
         }
@@ -298,6 +302,13 @@ pub fn draining() -> ConnectError {
     ConnectError::new(
         Code::Unavailable,
         "the broker is shutting down and registers nobody; try again when it is back",
+    )
+}
+
+fn overloaded() -> ConnectError {
+    ConnectError::new(
+        Code::ResourceExhausted,
+        "too many runners register at this moment; try again in a few seconds",
     )
 }
 

@@ -215,8 +215,15 @@ impl Proxy {
                 live.record()
             }
             None => {
-                let ended = lifecycle.store.ended_by_uuid(&request.uuid).await;
-                match ended.ok().flatten().filter(|record| record.presented.token_is(token)) {
+                let ended =
+                    lifecycle.store.ended_by_uuid(&request.uuid).await.map_err(|error| {
+                        error!(%error, "the store does not tell which runners have ended");
+                        ConnectError::new(
+                            Code::Unavailable,
+                            "the broker cannot read its records at the moment: try again",
+                        )
+                    })?;
+                match ended.filter(|record| record.presented.token_is(token)) {
                     Some(record) => record,
                     None => {
                         warn!(peer = %connection.peer, uuid = shown(&request.uuid), "deregistration refused: no such runner, or not its token");

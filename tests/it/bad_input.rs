@@ -277,3 +277,20 @@ async fn an_api_token_that_may_not_delete_is_named_and_the_runner_stays() {
     assert!(site.runner_file("one").exists());
     runner.declare(&["host"]).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_gitea_repeats_of_the_registration_token_is_not_passed_on() {
+    let log = Capture::start();
+    let gitea = gitea();
+    let secret = gitea.registration_token(&Scope::Instance);
+    let broker = Broker::start(&Site::new(&gitea)).await;
+    for (status, code) in [(403, "permission_denied"), (500, "internal")] {
+        let text = format!("no runner for token {}", secret.expose_secret());
+        let status = hyper::StatusCode::from_u16(status).unwrap();
+        let answer = Effect::Answer(Answer::connect_error(status, code, &text));
+        gitea.faults().once(Route::Register, When::BeforeActing, answer);
+        let error = join(&broker, "one").await.unwrap_err();
+        assert!(error.message.contains("no runner for token (hidden)"), "{error}");
+        assert!(!log.text().contains(secret.expose_secret()));
+    }
+}
