@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_lc_rs::rand;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use secrecy::ExposeSecret;
@@ -319,9 +318,11 @@ fn store_failed() -> ConnectError {
     )
 }
 
-/// 128 random bits: nobody else's label is like it.
+/// 128 random bits: nobody else's label is like it. Straight from the kernel: the library's own generator
+/// gathers entropy for a tenth of a second at its first use, on the thread that serves everyone.
 fn nonce() -> String {
     let mut bytes = [0_u8; 16];
-    rand::fill(&mut bytes).expect("the system gives random bytes");
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .expect("the kernel gives 16 random bytes at once");
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

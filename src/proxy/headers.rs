@@ -8,7 +8,11 @@ use hyper::header::{self, HeaderName};
 
 /// Takes out of a request what is the client's word to the broker, or would be a proxy's word to Gitea.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
-    clean(headers, |name| is_hop_by_hop(name) || is_proxys_word(name) || is_brokers_to_write(name));
+    // The client library writes Host for the upstream, and does not do `Expect: 100-continue`. Host is in
+    // every request: it goes without a detour.
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    clean(headers, |name| is_hop_by_hop(name) || is_proxys_word(name));
 }
 
 /// Takes out of an answer what is Gitea's word to the broker.
@@ -54,11 +58,6 @@ fn is_proxys_word(name: &HeaderName) -> bool {
             || name.starts_with("x-webauth-")
             || matches!(name, "x-forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url"))
         || name == "forwarded"
-}
-
-/// The client library writes Host for the upstream, and does not do `Expect: 100-continue`.
-fn is_brokers_to_write(name: &HeaderName) -> bool {
-    *name == header::HOST || *name == header::EXPECT
 }
 
 #[cfg(test)]
