@@ -43,6 +43,8 @@ pub struct Timing {
     pub absence_proves: Duration,
     /// How long Gitea may take for a Register; after that its outcome is unclear.
     pub register: Duration,
+    /// How long an answer of Gitea that has begun may pause.
+    pub stall: Duration,
     /// The first wait before something unsettled is tried again; it doubles up to five minutes.
     pub retry: Duration,
     /// How often what the traffic tells is written to the store.
@@ -56,6 +58,7 @@ impl Default for Timing {
         Self {
             absence_proves: Duration::from_secs(120),
             register: REGISTER_LIMIT,
+            stall: Duration::from_secs(10 * 60),
             retry: Duration::from_secs(1),
             flush: Duration::from_secs(2),
             probe: Duration::from_secs(30),
@@ -144,6 +147,12 @@ impl Lifecycle {
     pub fn delivered(&self, delivery: Delivery) {
         delivery.arrived();
         self.pressing.notify_one();
+    }
+
+    /// How long things take here.
+    #[must_use]
+    pub fn timing(&self) -> &Timing {
+        &self.timing
     }
 
     /// From now on no runner is registered and none gets a task.

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 
-use crate::proxy::{Proxy, ProxyBody};
+use crate::proxy::{BodyError, Proxy, ProxyBody};
 
 /// How long a connection may be idle, or take to send a request's head. A live runner keeps an idle one
 /// open for 90 s, and must not find it closed by us.
@@ -125,12 +125,12 @@ struct Answer {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(context)
     }
 

@@ -1,11 +1,13 @@
 //! Bodies of answers: the broker's own, Gitea's as a stream, and Gitea's looked at as it passes.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::watch::Watch;
 
@@ -14,9 +16,20 @@ pub enum ProxyBody {
     /// At hand; `None` once it is taken.
     Full(Option<Bytes>),
     /// Gitea's, passed on as it comes.
-    Stream(Incoming),
+    Stream(Patient),
     /// Gitea's, passed on as it comes and looked at.
-    Watched(Incoming, Box<Watch>),
+    Watched(Patient, Box<Watch>),
+}
+
+/// Why an answer broke off after its head. The client sees its connection closed.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection to Gitea broke.
+    #[error(transparent)]
+    Gitea(#[from] hyper::Error),
+    /// Gitea holds its connection, and sends nothing on it.
+    #[error("Gitea began an answer and sent nothing more for {0:?}")]
+    Stalled(Duration),
 }
 
 impl ProxyBody {
@@ -29,17 +42,17 @@ impl ProxyBody {
 
 impl Body for ProxyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(body) => Pin::new(body).poll_frame(context),
+            Self::Stream(body) => body.poll_frame(context),
             Self::Watched(body, watch) => {
-                let polled = Pin::new(body).poll_frame(context);
+                let polled = body.poll_frame(context);
                 if let Poll::Ready(Some(Ok(frame))) = &polled
                     && let Some(data) = frame.data_ref()
                 {
@@ -53,7 +66,7 @@ impl Body for ProxyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_none(),
-            Self::Stream(body) | Self::Watched(body, _) => body.is_end_stream(),
+            Self::Stream(body) | Self::Watched(body, _) => body.body.is_end_stream(),
         }
     }
 
@@ -62,7 +75,45 @@ impl Body for ProxyBody {
             Self::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Stream(body) | Self::Watched(body, _) => body.size_hint(),
+            Self::Stream(body) | Self::Watched(body, _) => body.body.size_hint(),
+        }
+    }
+}
+
+/// Gitea's body. Each wait for its next piece has an end, after once to twice the limit.
+pub struct Patient {
+    body: Incoming,
+    limit: Duration,
+    /// Made at the first wait: most answers come in one piece with their head.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// A piece came since the timer was set.
+    moved: bool,
+}
+
+impl Patient {
+    /// A body that may pause for `limit`.
+    pub(super) fn new(body: Incoming, limit: Duration) -> Self {
+        Self { body, limit, timer: None, moved: false }
+    }
+
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            self.moved = true;
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Gitea)));
+        }
+        loop {
+            let timer = self.timer.get_or_insert_with(|| {
+                self.moved = false;
+                Box::pin(sleep(self.limit))
+            });
+            ready!(timer.as_mut().poll(context));
+            if !std::mem::take(&mut self.moved) {
+                return Poll::Ready(Some(Err(BodyError::Stalled(self.limit))));
+            }
+            timer.as_mut().reset(Instant::now() + self.limit);
         }
     }
 }

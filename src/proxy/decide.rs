@@ -194,7 +194,7 @@ impl Proxy {
                 error!(%error, id = live.upstream.id, "the store did not take a runner's labels");
             }
         }
-        Ok(response.map(ProxyBody::Stream))
+        Ok(self.stream(response))
     }
 
     /// The runner's own token decides which runner is meant; the request's id decides nothing.

@@ -9,7 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use tracing::{debug, warn};
 
-use super::body::ProxyBody;
+use super::body::{Patient, ProxyBody};
 use super::headers;
 use super::route::Route;
 use super::service::Proxy;
@@ -42,7 +42,7 @@ impl Proxy {
             _ => None,
         };
         match self.send(parts, body).await {
-            Ok(response) => watch(response, watched),
+            Ok(response) => self.watch(response, watched),
             Err(error) => super::service::refuse(error),
         }
     }
@@ -117,19 +117,26 @@ impl Proxy {
             }
         }
     }
-}
 
-/// An answer that is looked at as it passes, where it is one that can be.
-fn watch(response: Response<Incoming>, watched: Option<Watched>) -> Response<ProxyBody> {
-    let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
-    let (Some(call), Some(codec), StatusCode::OK) = (watched, codec, response.status()) else {
-        return response.map(ProxyBody::Stream);
-    };
-    let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
-    response.map(|body| {
-        let watch = Watch { call, codec, gzip, seen: Vec::new(), done: false };
-        ProxyBody::Watched(body, Box::new(watch))
-    })
+    /// An answer as it comes.
+    pub(super) fn stream(&self, response: Response<Incoming>) -> Response<ProxyBody> {
+        let stall = self.lifecycle.timing().stall;
+        response.map(|body| ProxyBody::Stream(Patient::new(body, stall)))
+    }
+
+    /// An answer that is looked at as it passes, where it is one that can be.
+    fn watch(&self, response: Response<Incoming>, watched: Option<Watched>) -> Response<ProxyBody> {
+        let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
+        let (Some(call), Some(codec), StatusCode::OK) = (watched, codec, response.status()) else {
+            return self.stream(response);
+        };
+        let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
+        let stall = self.lifecycle.timing().stall;
+        response.map(|body| {
+            let watch = Watch { call, codec, gzip, seen: Vec::new(), done: false };
+            ProxyBody::Watched(Patient::new(body, stall), Box::new(watch))
+        })
+    }
 }
 
 /// The caller's own limit: Connect's header, in milliseconds, up to ten digits.

@@ -9,7 +9,7 @@ mod route;
 mod service;
 mod watch;
 
-pub use body::ProxyBody;
+pub use body::{BodyError, ProxyBody};
 pub use connection::Connection;
 pub use route::{Class, Route, classify};
 pub use service::Proxy;

@@ -11,12 +11,13 @@ use hyper::body::Frame;
 use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use runner_broker::lifecycle::Timing;
 use runner_broker::sandbox::gitea::{Effect, Options, Route, StandInGitea, When, download_sha256};
 use runner_broker::sandbox::runner::{RegisterOptions, StandInRunner};
 use serde_json::Value;
 
 use crate::raw::{ScriptedGitea, Wire};
-use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, Site, eventually};
+use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, Site, eventually, quick};
 use crate::upstream_tls::{self, authority, trusting};
 
 const MIB: u64 = 1 << 20;
@@ -154,6 +155,28 @@ async fn scripted() -> (ScriptedGitea, StandInGitea, Site, Broker) {
     let site = Site::new(&spare).set("gitea.url", &gitea.url);
     let broker = Broker::start(&site).await;
     (gitea, spare, site, broker)
+}
+
+#[tokio::test]
+async fn an_answer_that_stalls_has_an_end_and_one_that_creeps_goes_on() {
+    let mut gitea = ScriptedGitea::start().await;
+    let spare = StandInGitea::start(Options::default()).unwrap();
+    let site = Site::new(&spare).set("gitea.url", &gitea.url);
+    let timing = Timing { stall: Duration::from_millis(300), ..quick() };
+    let broker = Broker::start_with(&site, timing).await;
+    let mut client = Wire::dial(&broker.url).await;
+    client.say("GET /a HTTP/1.1\r\nHost: b\r\n\r\n").await;
+    let (mut upstream, _) = gitea.asked().await;
+    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n").await;
+    assert_eq!(client.head().await.unwrap().status(), 200);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        upstream.say("x").await;
+        assert_eq!(client.bytes(1).await, b"x", "it creeps");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Now nothing more comes, and both connections stay open.
+    assert_eq!(client.rest().await, b"", "the broker ends it");
 }
 
 #[tokio::test]
