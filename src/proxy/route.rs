@@ -3,6 +3,12 @@
 //! Gitea's router collapses repeated slashes, trims trailing ones and decodes escapes, and proxies in
 //! front of it may do more. So a path is brought to one plain form before it is looked at, and a path
 //! that means one of the broker's own calls but is not spelled plainly is refused, never passed on.
+//!
+//! Seen with a real Gitea (1.26 development, 2025-11): `…/Register/`, `…/Register//`, `//api/actions/…`,
+//! `…/%52egister`, an absolute-form target with any host and HTTP/1.0 all register; `%2F`, escapes left of
+//! the last segment, dot segments, another case and `;x` are a 404. Over plain HTTP/1.1 the content types
+//! `application/grpc` and `application/grpc-web` register too, which is why the broker takes only the two
+//! codecs that it reads.
 
 use std::borrow::Cow;
 
