@@ -134,7 +134,7 @@ impl Live {
     /// Whether a poll of it is on its way, which may bring it a task.
     #[must_use]
     pub fn is_polling(&self) -> bool {
-        self.inner().activity.is_polling()
+        self.inner().activity.is_polling(Instant::now())
     }
 
     /// Whether it ever made a call with its credentials.
