@@ -9,12 +9,14 @@ use runner_broker::broker::{Key, Reason, RecordState};
 use runner_broker::connect::messages::RegisterRequest;
 use runner_broker::connect::{Codec, encode};
 use runner_broker::lifecycle::{Force, Registration, Timing};
-use runner_broker::sandbox::gitea::{Answer, Effect, Options, Route, StandInGitea, When};
+use runner_broker::sandbox::gitea::{
+    Answer, Effect, Options, Route, RunnerSeed, StandInGitea, When,
+};
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use secrecy::ExposeSecret;
 
 use crate::deregister::join;
-use crate::hand::request;
+use crate::hand::{Capture, request};
 use crate::raw::Wire;
 use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, quick, within};
 
@@ -116,4 +118,50 @@ async fn nobody_gets_an_identity_that_is_being_deleted() {
     let names: Vec<_> = gitea.runners().into_iter().map(|runner| runner.name).collect();
     assert_eq!(names, ["one"], "the runner that asked again has an identity that lasts");
     broker.stop().await;
+}
+
+#[tokio::test]
+async fn runners_with_the_longest_labels_do_not_stop_settling() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    for runner in 0..50 {
+        let labels = (0..256).map(|label| format!("{runner:02}{label:03}{}", "&".repeat(250)));
+        gitea.add_runner(RunnerSeed { labels: labels.collect(), ..RunnerSeed::default() });
+    }
+    gitea.faults().once(Route::Register, When::AfterActing, Effect::Reset);
+    let lost = broker.lifecycle.register(registration("one")).await;
+    assert!(lost.is_err());
+    eventually("the orphan is deleted", async || broker.lifecycle.unsettled() == 0).await;
+    assert!(gitea.runners().iter().all(|runner| runner.name != "one"));
+}
+
+#[tokio::test]
+async fn an_error_that_quotes_the_request_shows_no_secret() {
+    let log = Capture::start();
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let secret = gitea.registration_token(&runner_broker::config::Scope::Instance);
+    let secret = secret.expose_secret();
+    for (status, code) in [(500, "unknown"), (403, "permission_denied")] {
+        let status = StatusCode::from_u16(status).unwrap();
+        let echo = Answer::connect_error(status, code, &format!("bad request: {secret}"));
+        gitea.faults().once(Route::Register, When::BeforeActing, Effect::Answer(echo));
+        let refused = broker.lifecycle.register(registration("one")).await;
+        let Err(error) = refused else { panic!("it was refused") };
+        assert!(error.message.contains("bad request: (hidden)"), "{error}");
+    }
+    let api = std::fs::read_to_string(site.path("api_token")).unwrap();
+    let echo = Answer {
+        status: StatusCode::FORBIDDEN,
+        headers: vec![("Content-Type", "application/json".into())],
+        body: Bytes::from(format!("{{\"message\":\"you sent {api}\"}}")),
+    };
+    gitea.faults().always(Route::DeleteRunner, When::BeforeActing, Effect::Answer(echo));
+    let runner = join(&broker.url, "two").await;
+    let error = runner.deregister().await.unwrap_err();
+    assert!(error.message.contains("you sent (hidden)"), "{error}");
+    assert!(log.text().contains("bad request") && !log.text().contains(secret));
+    assert!(!log.text().contains(&api));
 }
