@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use runner_broker::broker::{Key, Reason, RecordState};
-use runner_broker::connect::messages::RegisterRequest;
+use runner_broker::connect::messages::{RegisterRequest, RegisterResponse, Runner as Row};
 use runner_broker::connect::{Codec, encode};
 use runner_broker::lifecycle::{Force, Registration, Timing};
 use runner_broker::sandbox::gitea::{
@@ -164,4 +164,30 @@ async fn an_error_that_quotes_the_request_shows_no_secret() {
     assert!(error.message.contains("you sent (hidden)"), "{error}");
     assert!(log.text().contains("bad request") && !log.text().contains(secret));
     assert!(!log.text().contains(&api));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_repeated_harms_nobody() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let first = join(&broker.url, "first").await;
+    let row = Row {
+        id: first.credentials.id,
+        uuid: first.credentials.uuid.clone(),
+        token: first.credentials.token.expose_secret().into(),
+        name: "first".into(),
+        ..Row::default()
+    };
+    let repeated = Answer {
+        status: StatusCode::OK,
+        headers: vec![("Content-Type", "application/proto".into())],
+        body: Bytes::from(encode(Codec::Proto, &RegisterResponse { runner: Some(row) })),
+    };
+    gitea.faults().once(Route::Register, When::AfterActing, Effect::Answer(repeated));
+    assert!(broker.lifecycle.register(registration("second")).await.is_err());
+    eventually("the orphan is deleted", async || broker.lifecycle.unsettled() == 0).await;
+    let names: Vec<_> = gitea.runners().into_iter().map(|runner| runner.name).collect();
+    assert_eq!(names, ["first"]);
+    first.fetch_task(0).await.unwrap();
 }
