@@ -8,6 +8,10 @@ pub const SILENCE: Duration = Duration::from_secs(5 * 60);
 /// Gitea itself gives a task up after this long without a report.
 pub const TASK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
+/// A poll that takes this long brings no task any more: a runner itself gives it half of that. Else one
+/// that never ends would keep its runner from being deregistered.
+pub const POLL_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a runner does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -23,7 +27,8 @@ pub enum Presence {
 #[derive(Clone, Debug)]
 pub struct Activity {
     connections: usize,
-    polls: usize,
+    /// When each poll that is on its way began.
+    polls: Vec<Instant>,
     left: bool,
     heard: Instant,
     call: Option<Instant>,
@@ -44,7 +49,7 @@ impl Activity {
     pub fn new(now: Instant, spoke: bool, tasks: &[i64]) -> Self {
         Self {
             connections: 0,
-            polls: 0,
+            polls: Vec::new(),
             left: false,
             heard: now,
             call: None,
@@ -66,27 +71,30 @@ impl Activity {
         self.left = false;
     }
 
-    /// A connection that carried its calls has closed.
-    pub fn disconnected(&mut self, now: Instant) {
+    /// A connection that carried its calls has closed. `kept`: it could have carried more of them. One
+    /// that was for a single call, as some proxies have it, closes while its runner lives.
+    pub fn disconnected(&mut self, kept: bool, now: Instant) {
         self.connections = self.connections.saturating_sub(1);
-        self.left = self.connections == 0;
+        self.left = kept && self.connections == 0;
         self.heard = now;
     }
 
     /// It asks for a task: until the answer has passed, Gitea may have handed it one.
-    pub fn polls(&mut self) {
-        self.polls += 1;
+    pub fn polls(&mut self, now: Instant) {
+        self.polls.push(now);
     }
 
-    /// The answer to one of its polls has passed, or there was none.
-    pub fn polled(&mut self) {
-        self.polls = self.polls.saturating_sub(1);
+    /// The answer to the poll that began then has passed, or there was none.
+    pub fn polled(&mut self, begun: Instant) {
+        if let Some(at) = self.polls.iter().position(|poll| *poll == begun) {
+            self.polls.swap_remove(at);
+        }
     }
 
-    /// Whether a poll of it is on its way.
+    /// Whether a poll of it is on its way that may still bring a task.
     #[must_use]
-    pub fn is_polling(&self) -> bool {
-        self.polls > 0
+    pub fn is_polling(&self, now: Instant) -> bool {
+        self.polls.iter().any(|begun| now.saturating_duration_since(*begun) < POLL_TIMEOUT)
     }
 
     /// Gitea handed it a task, or it reports on one.
@@ -170,9 +178,9 @@ mod tests {
         activity.connected();
         assert!(activity.called(start), "the first call");
         assert!(!activity.called(start), "no longer the first");
-        activity.disconnected(start);
+        activity.disconnected(true, start);
         assert_eq!(activity.presence(start), Presence::Idle, "one connection is left");
-        activity.disconnected(start);
+        activity.disconnected(true, start);
         assert_eq!(activity.presence(start), Presence::Gone);
         activity.connected();
         assert_eq!(activity.presence(start), Presence::Idle, "it came back");
@@ -203,7 +211,7 @@ mod tests {
         activity.connected();
         activity.called(start);
         activity.works_on(7, start);
-        activity.disconnected(start);
+        activity.disconnected(true, start);
         assert_eq!(activity.presence(start), Presence::Busy);
         activity.done_with(7);
         assert_eq!(activity.presence(start), Presence::Gone);

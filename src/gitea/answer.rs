@@ -4,9 +4,9 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Response, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::BODY_LIMIT;
 use crate::connect::{Encoding, gunzip};
 use crate::net::upstream::read_limited;
 
@@ -22,6 +22,7 @@ impl Answer {
     /// Reads the body, whole, under a limit that holds after decompression too. The error is a sentence.
     pub(super) async fn read(
         response: Response<Incoming>,
+        limit: usize,
         deadline: Instant,
     ) -> Result<Self, String> {
         let (head, body) = response.into_parts();
@@ -29,17 +30,27 @@ impl Answer {
         let failed = |error: &dyn std::fmt::Display| {
             format!("Gitea's answer ({}) cannot be read: {error}", head.status)
         };
-        let body = read_limited(body, BODY_LIMIT, left).await.map_err(|error| failed(&error))?;
+        let body = read_limited(body, limit, left).await.map_err(|error| failed(&error))?;
         let encoding = Encoding::from_header(head.headers.get(CONTENT_ENCODING));
         let body = match encoding.map_err(|error| failed(&error))? {
             Encoding::Identity => body,
-            Encoding::Gzip => gunzip(&body, BODY_LIMIT).map_err(|error| failed(&error))?.into(),
+            Encoding::Gzip => gunzip(&body, limit).map_err(|error| failed(&error))?.into(),
         };
         let mut headers = head.headers;
         for name in [CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING] {
             headers.remove(name);
         }
         Ok(Self { status: head.status, headers, body })
+    }
+
+    /// Takes a secret that was sent out of an answer that is quoted in logs: something in front of Gitea
+    /// may answer an error with the request in it.
+    pub(super) fn hide(&mut self, secret: &SecretString) {
+        let secret = secret.expose_secret();
+        let text = String::from_utf8_lossy(&self.body);
+        if !self.status.is_success() && !secret.is_empty() && text.contains(secret) {
+            self.body = text.replace(secret, "(hidden)").into();
+        }
     }
 
     /// What to do about an answer that is not what was asked for.

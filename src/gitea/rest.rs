@@ -18,6 +18,9 @@ use crate::net::upstream::{OutBody, UpstreamError};
 
 /// Gitea's own bound on `limit`.
 const PAGE_SIZE: u32 = 50;
+/// How large a page may be: more than runners with the most and longest labels that the broker lets
+/// through, each character escaped, fill; else a few of them would stop all settling.
+const PAGE_LIMIT: usize = 32 * 1024 * 1024;
 /// A list longer than this many pages is not read to its end.
 const MAX_PAGES: u32 = 1000;
 /// How much of a text of Gitea's is quoted.
@@ -203,9 +206,12 @@ impl GiteaClient {
         let response =
             self.upstream.send(request, CALL_LIMIT).await.map_err(RestError::Unreachable)?;
         let status = response.status();
-        let answer = Answer::read(response, deadline)
+        let mut answer = Answer::read(response, PAGE_LIMIT, deadline)
             .await
             .map_err(|sentence| RestError::Unexpected(status, sentence))?;
+        if let Some(token) = &self.tokens().api {
+            answer.hide(token);
+        }
         match status {
             StatusCode::UNAUTHORIZED => Err(RestError::Unauthorized { needs }),
             StatusCode::FORBIDDEN => {

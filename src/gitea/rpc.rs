@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::error_text::RegisterRefusal;
-use super::{CALL_LIMIT, GiteaClient, USER_AGENT};
+use super::{BODY_LIMIT, CALL_LIMIT, GiteaClient, USER_AGENT};
 use crate::broker::Credentials;
 use crate::connect::messages::{
     DeclareRequest, DeclareResponse, PingRequest, PingResponse, RegisterResponse, Runner,
@@ -167,8 +167,11 @@ impl GiteaClient {
             Err(error) => return Err(RegisterFailure::Unclear(error.to_string())),
         };
         let status = response.status();
-        let answer = match Answer::read(response, deadline).await {
-            Ok(answer) => answer,
+        let answer = match Answer::read(response, BODY_LIMIT, deadline).await {
+            Ok(mut answer) => {
+                answer.hide(&self.tokens().registration);
+                answer
+            }
             Err(sentence) if nothing_done(status) => return Err(refused_by_proxy(sentence)),
             Err(sentence) => return Err(RegisterFailure::Unclear(sentence)),
         };
@@ -201,7 +204,11 @@ impl GiteaClient {
         let request = self.post(method, headers, body);
         let response =
             self.upstream.send(request, CALL_LIMIT).await.map_err(CallError::Unreachable)?;
-        let answer = Answer::read(response, deadline).await.map_err(CallError::Garbage)?;
+        let mut answer =
+            Answer::read(response, BODY_LIMIT, deadline).await.map_err(CallError::Garbage)?;
+        if let Some(credentials) = credentials {
+            answer.hide(&credentials.token);
+        }
         match ConnectError::parse(answer.status, &answer.body) {
             Some(error) if credentials.is_some() && connect::is_unregistered(&error) => {
                 Err(CallError::Unregistered)

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::{CALL_LIMIT, GiteaClient, RestError, USER_AGENT};
+use super::{BODY_LIMIT, CALL_LIMIT, GiteaClient, RestError, USER_AGENT};
 use crate::net::upstream::OutBody;
 
 impl GiteaClient {
@@ -27,7 +27,7 @@ impl GiteaClient {
         let response =
             self.upstream.send(request, CALL_LIMIT).await.map_err(RestError::Unreachable)?;
         let status = response.status();
-        let answer = Answer::read(response, deadline)
+        let answer = Answer::read(response, BODY_LIMIT, deadline)
             .await
             .map_err(|sentence| RestError::Unexpected(status, sentence))?;
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {

@@ -284,6 +284,14 @@ impl Lifecycle {
     /// Gitea registered a runner that cannot be kept: it is deleted again, or left to be settled by its
     /// intent, which is still in the store.
     pub(super) async fn roll_back(&self, intent: Intent, credentials: &Credentials) {
+        if self.roster.all().iter().any(|live| live.upstream.uuid == credentials.uuid) {
+            error!(
+                id = credentials.id,
+                "Gitea's answer names a runner that registered before, which is left alone: does \
+                 something in front of Gitea repeat its answers?"
+            );
+            return self.add_unsettled(intent, std::time::Instant::now());
+        }
         match self.gitea.delete_runner(&intent.scope, credentials.id).await {
             Ok(DeleteAnswer::Deleted) => {
                 self.metrics.deregistration(Reason::Rollback, Outcome::Deleted);

@@ -53,7 +53,7 @@ impl Lifecycle {
                 if let Some(repeated) = repeated {
                     return Ok(repeated);
                 }
-                // The record is gone or cannot be read: the runner gets a new one.
+                // The record is gone, or going, or cannot be read: the runner gets a new one.
                 return Box::pin(self.register(registration)).await;
             }
             Entry::Wait(waiter) => waiter,
@@ -97,7 +97,9 @@ impl Lifecycle {
         // Before anything is waited for: a runner that hangs up meanwhile may ask once more.
         let delivery =
             Delivery::new(Arc::clone(&self.desk), key.clone(), Arc::clone(&live), registered);
-        let Ok(Some(body)) = self.store.answer(record_id).await else {
+        let body = self.store.answer(record_id).await;
+        // One on its way out, from before a restart perhaps, would be gone before the runner speaks.
+        let (Ok(Some(body)), false) = (body, live.is_deregistering()) else {
             drop(delivery);
             self.desk.forget(record_id);
             return None;

@@ -2,7 +2,7 @@
 //! written to the store in batches, so that no passed-through request waits for a disk.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
@@ -134,7 +134,7 @@ impl Live {
     /// Whether a poll of it is on its way, which may bring it a task.
     #[must_use]
     pub fn is_polling(&self) -> bool {
-        self.inner().activity.is_polling()
+        self.inner().activity.is_polling(Instant::now())
     }
 
     /// Whether it ever made a call with its credentials.
@@ -226,6 +226,20 @@ impl Roster {
     #[must_use]
     pub fn authenticate(&self, uuid: &str, token: &[u8]) -> Option<Arc<Live>> {
         self.read().get(uuid).filter(|live| live.presented.token_is(token)).cloned()
+    }
+
+    /// Makes a path a runner's own. It is another's already: that one's id.
+    pub(super) fn claim_file(&self, path: &Path, newcomer: &Live) -> Result<(), i64> {
+        // Held over both steps, so that of two newcomers only one finds it free.
+        let all = self.write();
+        let mut others = all.values().filter(|live| live.record_id != newcomer.record_id);
+        match others.find(|live| live.inner().record.file.as_deref() == Some(path)) {
+            Some(owner) => Err(owner.upstream.id),
+            None => {
+                newcomer.set_file(Some(path.to_owned()));
+                Ok(())
+            }
+        }
     }
 
     /// The runner of this record.

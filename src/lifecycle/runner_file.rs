@@ -1,7 +1,5 @@
 //! Where a runner's file goes, whether it can be written, and when it is removed.
 
-use std::path::Path;
-
 use secrecy::ExposeSecret;
 use tracing::{debug, error, info, warn};
 
@@ -44,7 +42,8 @@ impl Lifecycle {
             return;
         };
         let path = target.path();
-        if let Some(owner) = self.owner_of(&path, live) {
+        // Claimed before it is written, so that of two runners of one name only one writes.
+        if let Err(owner) = self.roster.claim_file(&path, live) {
             warn!(
                 runner = record.name,
                 path = %path.display(),
@@ -63,8 +62,6 @@ impl Lifecycle {
             labels,
             ephemeral: record.ephemeral,
         };
-        // Claimed before it is written, so that of two runners of one name only one writes.
-        live.set_file(Some(path.clone()));
         let owner = Owner {
             mode: settings.credentials.mode,
             uid: settings.credentials.uid,
@@ -131,15 +128,6 @@ impl Lifecycle {
                 self.write_file(&live).await;
             }
         }
-    }
-
-    fn owner_of(&self, path: &Path, newcomer: &Live) -> Option<i64> {
-        self.roster
-            .all()
-            .iter()
-            .filter(|live| live.record_id != newcomer.record_id)
-            .find(|live| live.record().file.as_deref() == Some(path))
-            .map(|live| live.upstream.id)
     }
 }
 

@@ -98,12 +98,22 @@ async fn converse(
             }
         }
     };
-    let cleanly = matches!(ended, Some(Ok(()))) && !broken.load(Ordering::Relaxed);
+    let cleanly = took_all(ended.as_ref()) && !broken.load(Ordering::Relaxed);
     if !cleanly {
         let error = ended.and_then(Result::err);
         debug!(peer = %connection.peer, ?error, "connection broke off");
     }
     connection.closed(cleanly);
+}
+
+/// Whether the client took what was sent to it, by how its connection ended. One that was closed because
+/// it was idle for too long has: a proxy in front of the broker may keep it that long.
+fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
+    match ended {
+        Some(Ok(())) => true,
+        Some(Err(error)) => error.is_timeout(),
+        None => false,
+    }
 }
 
 async fn nothing_in_hand(requests: &TaskTracker) {
@@ -203,5 +213,38 @@ impl AsyncWrite for Told {
         let shut = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
         let _ = self.note(Poll::Ready(shut.map_err(io::Error::from)));
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use hyper::Response;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn ended(client: impl AsyncFnOnce(tokio::io::DuplexStream)) -> hyper::Result<()> {
+        let (near, far) = tokio::io::duplex(4096);
+        let service = service_fn(async |_| {
+            Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+        let served = http.serve_connection(TokioIo::new(far), service);
+        tokio::join!(served, client(near)).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_keeps_a_connection_idle_has_its_answer() {
+        let idle = ended(async |mut stream| {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+        });
+        let idle = idle.await;
+        assert!(idle.is_err(), "the broker ended it");
+        assert!(took_all(Some(&idle)));
+        let garbage = ended(async |mut stream| stream.write_all(b"\0\r\n\r\n").await.unwrap());
+        assert!(!took_all(Some(&garbage.await)));
     }
 }

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use hyper::HeaderMap;
+use hyper::body::Incoming;
+use hyper::header::CONNECTION;
+use hyper::{Request, Version};
 
 use crate::lifecycle::{Delivery, Lifecycle, Live};
 
@@ -20,6 +22,8 @@ pub struct Connection {
 struct Inner {
     /// The runners that spoke on it: nearly always one.
     runners: Vec<Arc<Live>>,
+    /// Its client had it for the last request only.
+    was_for_one: bool,
     deliveries: Vec<Delivery>,
 }
 
@@ -32,8 +36,10 @@ impl Connection {
 
     /// A request's head is here: whatever was sent before has arrived. Returns the runner whose
     /// credentials the request shows, where the broker knows it.
-    pub fn heard(&self, headers: &HeaderMap) -> Option<Arc<Live>> {
+    pub fn heard(&self, request: &Request<Incoming>) -> Option<Arc<Live>> {
+        let headers = request.headers();
         let mut inner = self.lock();
+        inner.was_for_one = is_for_one(request);
         for delivery in inner.deliveries.drain(..) {
             self.lifecycle.delivered(delivery);
         }
@@ -64,7 +70,7 @@ impl Connection {
 
     /// The connection has closed; `cleanly`: all that was sent was taken.
     pub fn closed(&self, cleanly: bool) {
-        let Inner { runners, deliveries } = std::mem::take(&mut *self.lock());
+        let Inner { runners, was_for_one, deliveries } = std::mem::take(&mut *self.lock());
         for delivery in deliveries {
             if cleanly {
                 self.lifecycle.delivered(delivery);
@@ -72,7 +78,7 @@ impl Connection {
         }
         let now = Instant::now();
         for live in &runners {
-            live.note(|activity| activity.disconnected(now));
+            live.note(|activity| activity.disconnected(!was_for_one, now));
         }
         if !runners.is_empty() {
             self.lifecycle.has_moved();
@@ -82,4 +88,13 @@ impl Connection {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_for_one(request: &Request<Incoming>) -> bool {
+    let says = |word: &str| {
+        let values = request.headers().get_all(CONNECTION).iter();
+        let mut words = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+        words.any(|said| said.trim().eq_ignore_ascii_case(word))
+    };
+    says("close") || (request.version() == Version::HTTP_10 && !says("keep-alive"))
 }

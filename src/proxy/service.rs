@@ -51,7 +51,7 @@ impl Proxy {
         let class = classify(request.uri().path(), self.upstream.base_path());
         let (Class::Plain(route) | Class::Disguised(route)) = class;
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
-        let live = connection.heard(request.headers());
+        let live = connection.heard(&request);
         let response = match class {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(_) if request.method() == Method::CONNECT => refuse(ConnectError::new(

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::broker::Activity;
 use crate::connect::{Codec, peek};
 use crate::lifecycle::{Lifecycle, Live};
 
@@ -14,20 +13,22 @@ const PREFIX: usize = 4096;
 pub(super) struct Polling {
     live: Arc<Live>,
     lifecycle: Arc<Lifecycle>,
+    begun: Instant,
 }
 
 impl Polling {
     /// The runner asks for a task.
     #[must_use]
     pub(super) fn new(live: Arc<Live>, lifecycle: Arc<Lifecycle>) -> Self {
-        live.note(Activity::polls);
-        Self { live, lifecycle }
+        let begun = Instant::now();
+        live.note(|activity| activity.polls(begun));
+        Self { live, lifecycle, begun }
     }
 }
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        self.live.note(Activity::polled);
+        self.live.note(|activity| activity.polled(self.begun));
         self.lifecycle.has_moved();
     }
 }
