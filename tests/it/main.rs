@@ -5,10 +5,11 @@
 
 mod admin;
 mod bad_input;
+mod binary;
+mod capture;
 mod commands;
 mod crash;
 mod deregister;
-mod hand;
 mod life;
 mod lost;
 mod paths;
@@ -16,6 +17,7 @@ mod proxy;
 mod raw;
 mod register;
 mod sandbox;
+mod scripted;
 mod secrets;
 mod shutdown;
 mod signals;

@@ -11,12 +11,14 @@ use hyper::body::Frame;
 use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use runner_broker::sandbox::gitea::{Effect, Options, Route, StandInGitea, When, download_sha256};
+use runner_broker::sandbox::gitea::{Effect, Route, When, download_sha256};
 use runner_broker::sandbox::runner::{RegisterOptions, StandInRunner};
 use serde_json::Value;
 
-use crate::raw::{ScriptedGitea, Wire};
-use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, Site, eventually};
+use crate::binary::Binary;
+use crate::raw::Wire;
+use crate::scripted::scripted;
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea};
 use crate::upstream_tls::{self, authority, trusting};
 
 const MIB: u64 = 1 << 20;
@@ -108,7 +110,7 @@ async fn pass_in_constant_memory(site: &Site, sized: u64, chunked: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_pass_in_constant_memory() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     pass_in_constant_memory(&Site::new(&gitea), GIB, 256 * MIB).await;
 }
 
@@ -121,7 +123,7 @@ async fn large_bodies_pass_over_http_2_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_read_costs_no_memory() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Binary::start(&site);
     download(&broker.url, 16 * MIB, "").await;
@@ -144,16 +146,6 @@ async fn a_client_that_does_not_read_costs_no_memory() {
         count += frame.unwrap().into_data().unwrap().len() as u64;
     }
     assert_eq!(count, 256 * MIB);
-}
-
-/// A broker in front of a Gitea that a test answers for.
-async fn scripted() -> (ScriptedGitea, StandInGitea, Site, Broker) {
-    let gitea = ScriptedGitea::start().await;
-    // For the secrets alone.
-    let spare = StandInGitea::start(Options::default()).unwrap();
-    let site = Site::new(&spare).set("gitea.url", &gitea.url);
-    let broker = Broker::start(&site).await;
-    (gitea, spare, site, broker)
 }
 
 #[tokio::test]
@@ -209,7 +201,7 @@ async fn an_answer_that_breaks_off_does_not_look_whole() {
 
 #[tokio::test]
 async fn the_callers_time_limit_is_kept() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let program = StandInRunner::new(&broker.url);
@@ -235,7 +227,7 @@ async fn the_callers_time_limit_is_kept() {
 
 #[tokio::test]
 async fn a_gitea_that_is_down_is_told_as_unavailable() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let program = StandInRunner::new(&broker.url);
@@ -260,7 +252,7 @@ async fn a_gitea_that_is_down_is_told_as_unavailable() {
 
 #[tokio::test]
 async fn idle_and_half_sent_connections_do_not_hold_up_the_end() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let mut open = Vec::new();
@@ -287,7 +279,7 @@ async fn idle_and_half_sent_connections_do_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn a_request_in_flight_ends_before_the_broker_does() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let gate = gitea.faults().gate(Route::Path("/slow".into()), When::BeforeActing);
@@ -305,7 +297,7 @@ async fn a_request_in_flight_ends_before_the_broker_does() {
 
 #[tokio::test]
 async fn a_runner_whose_machine_dies_is_noticed() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let mut client = Wire::dial(&broker.url).await;
@@ -321,7 +313,7 @@ async fn a_runner_whose_machine_dies_is_noticed() {
 
 #[tokio::test]
 async fn many_requests_share_few_connections() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let program = StandInRunner::new(&broker.url);
