@@ -69,23 +69,11 @@ pub enum DeleteAnswer {
     NotFound,
 }
 
-/// A runner as the REST API tells of it: no uuid, no time.
+/// What is read of a runner as the REST API tells of it; a uuid or a time it does not tell.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RestRunner {
     /// Gitea's id of the row.
     pub id: i64,
-    /// The display name.
-    #[serde(default)]
-    pub name: String,
-    /// `online` or `offline`.
-    #[serde(default)]
-    pub status: String,
-    /// It has a task.
-    #[serde(default)]
-    pub busy: bool,
-    /// Removed by Gitea after its one task.
-    #[serde(default)]
-    pub ephemeral: bool,
     /// Bare names of its labels.
     #[serde(default, deserialize_with = "label_names")]
     pub labels: Vec<String>,
@@ -121,20 +109,6 @@ impl GiteaClient {
             status if status.is_success() => Ok(DeleteAnswer::Deleted),
             StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(DeleteAnswer::NotFound),
             _ => Err(unexpected(&answer)),
-        }
-    }
-
-    /// Looks a runner up; `None` where there is none of this id, or the token may not see it.
-    pub async fn get_runner(
-        &self,
-        scope: &Scope,
-        id: i64,
-    ) -> Result<Option<RestRunner>, RestError> {
-        let path = format!("{}/{id}", runners_path(scope));
-        let answer = self.rest(Method::GET, scope, &path).await?;
-        match answer.status {
-            StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(None),
-            _ => decoded(&answer).map(Some),
         }
     }
 
