@@ -15,7 +15,7 @@ use super::codec::Codec;
 use super::wire::{Value, fields};
 
 /// How much of an answer is looked at, after decompression.
-pub const WINDOW: usize = 4 * 1024;
+const WINDOW: usize = 4 * 1024;
 
 /// The id of the task in a `FetchTaskResponse`; `None` where there is no task, or its id comes after the
 /// prefix.
