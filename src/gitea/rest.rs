@@ -166,21 +166,8 @@ impl GiteaClient {
     async fn rest(&self, method: Method, scope: &Scope, path: &str) -> Result<Answer, RestError> {
         let needs = token_scope(scope);
         let authorization = self.authorization(needs)?;
-        let mut request = Request::new(OutBody::Empty);
-        *request.method_mut() = method;
-        *request.uri_mut() = self.upstream.rest_uri(path);
-        let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, authorization);
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(USER_AGENT_HEADER, USER_AGENT);
-        let deadline = Instant::now() + CALL_LIMIT;
-        let response =
-            self.upstream.send(request, CALL_LIMIT).await.map_err(RestError::Unreachable)?;
-        let status = response.status();
-        let answer = Answer::read(response, deadline)
-            .await
-            .map_err(|sentence| RestError::Unexpected(status, sentence))?;
-        match status {
+        let answer = self.ask(method, path, Some(authorization)).await?;
+        match answer.status {
             StatusCode::UNAUTHORIZED => Err(RestError::Unauthorized { needs }),
             StatusCode::FORBIDDEN => {
                 let text = message(&answer).unwrap_or_else(|| "nothing".into());
@@ -188,6 +175,29 @@ impl GiteaClient {
             }
             _ => Ok(answer),
         }
+    }
+
+    /// One call, whatever its status.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Answer, RestError> {
+        let mut request = Request::new(OutBody::Empty);
+        *request.method_mut() = method;
+        *request.uri_mut() = self.upstream.rest_uri(path);
+        let headers = request.headers_mut();
+        headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT_HEADER, USER_AGENT);
+        let deadline = Instant::now() + CALL_LIMIT;
+        let response =
+            self.upstream.send(request, CALL_LIMIT).await.map_err(RestError::Unreachable)?;
+        let status = response.status();
+        Answer::read(response, deadline)
+            .await
+            .map_err(|sentence| RestError::Unexpected(status, sentence))
     }
 
     fn authorization(&self, needs: &'static str) -> Result<HeaderValue, RestError> {
