@@ -1,4 +1,4 @@
-//! Reads one value from the beginning of an answer that is passed on as a stream.
+//! Reads a task's id and its end from the beginning of an answer that is passed on as a stream.
 //!
 //! The prefix may end anywhere. What is not within it is not told; nothing here is an error, as the
 //! answer goes to the runner whatever it holds.
