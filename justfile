@@ -24,6 +24,10 @@ docs:
 e2e:
     cargo test --features e2e --test e2e
 
+# One fuzz target, for a minute unless told otherwise; needs a nightly compiler and cargo-fuzz
+fuzz target seconds="60":
+    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
+
 # Licences, advisories and sources of all dependencies; needs cargo-deny
 deny:
     cargo deny check

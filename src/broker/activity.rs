@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 /// A runner that has been silent for this long is gone even where a connection seems open.
-pub const SILENCE: Duration = Duration::from_secs(5 * 60);
+const SILENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Gitea itself gives a task up after this long without a report.
-pub const TASK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const TASK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// A poll that takes this long brings no task any more: a runner itself gives it half of that. Else one
 /// that never ends would keep its runner from being deregistered.

@@ -6,7 +6,7 @@ use super::registration::INTENT_LABEL_PREFIX;
 use super::secrets_match;
 
 /// Id of the enrollment token that the settings give.
-pub const SETTINGS_TOKEN: &str = "settings";
+const SETTINGS_TOKEN: &str = "settings";
 
 /// Longest name and label that are taken; Gitea cuts a name at 255 characters.
 const MAX_TEXT: usize = 255;

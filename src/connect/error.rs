@@ -176,8 +176,7 @@ impl Code {
     }
 
     /// What a client makes of a status that comes with no code, by Connect's table.
-    #[must_use]
-    pub fn from_http_status(status: StatusCode) -> Self {
+    fn from_http_status(status: StatusCode) -> Self {
         match status {
             StatusCode::BAD_REQUEST => Self::Internal,
             StatusCode::UNAUTHORIZED => Self::Unauthenticated,

@@ -7,9 +7,13 @@
 //! The JSON form is protobuf's: camelCase names, `int64` as a string, absent fields omitted. In requests
 //! a `null` is read as an absent field, as Gitea reads it.
 
+mod json;
+
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
+
+use self::json::{int64, is_false, is_running, is_zero, or_default, task_result};
 
 /// Asks whether the service answers; `data` comes back in a greeting.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
@@ -330,88 +334,5 @@ impl fmt::Debug for DeregisterRequest {
             .field("id", &self.id)
             .field("uuid", &self.uuid)
             .finish_non_exhaustive()
-    }
-}
-
-fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: Default + Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-fn is_zero(value: &i64) -> bool {
-    *value == 0
-}
-
-fn is_running(value: &i32) -> bool {
-    *value == 0
-}
-
-/// protobuf's JSON writes an `int64` as a string and reads a string or a number.
-mod int64 {
-    use super::{Deserialize, Deserializer, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form {
-        Number(i64),
-        Text(String),
-    }
-
-    pub(super) fn serialize<S: Serializer>(value: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-        match Option::deserialize(deserializer)? {
-            None => Ok(0),
-            Some(Form::Number(value)) => Ok(value),
-            Some(Form::Text(text)) => text.parse().map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-/// protobuf's JSON writes an enum by name and reads a name or a number.
-mod task_result {
-    use super::{Deserialize, Deserializer, Serializer, TaskResult};
-
-    const NAMES: [&str; 5] = [
-        "RESULT_UNSPECIFIED",
-        "RESULT_SUCCESS",
-        "RESULT_FAILURE",
-        "RESULT_CANCELLED",
-        "RESULT_SKIPPED",
-    ];
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form {
-        Number(i32),
-        Name(String),
-    }
-
-    pub(super) fn serialize<S: Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-        match TaskResult::try_from(*value) {
-            Ok(result) => serializer.serialize_str(NAMES[result as usize]),
-            Err(_) => serializer.serialize_i32(*value),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
-        match Option::deserialize(deserializer)? {
-            None => Ok(0),
-            Some(Form::Number(value)) => Ok(value),
-            Some(Form::Name(name)) => NAMES
-                .iter()
-                .position(|known| *known == name)
-                .and_then(|position| i32::try_from(position).ok())
-                .ok_or_else(|| serde::de::Error::custom(format!("unknown result {name:?}"))),
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! The Connect protocol, as much of it as the broker reads and authors.
 //!
 //! [`compression`] and [`codec`] turn bodies into messages and back, [`error`] is the protocol's error,
-//! [`splice`] changes a body in place so that what is not known here survives, and [`peek`] reads one
-//! value from the beginning of a body that is passed on as a stream.
+//! [`splice`] changes a body in place so that what is not known here survives, and [`peek`] reads a
+//! task's id and its end from the beginning of an answer that is passed on as a stream.
 
 pub mod codec;
 pub mod compression;

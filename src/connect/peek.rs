@@ -1,4 +1,4 @@
-//! Reads one value from the beginning of an answer that is passed on as a stream.
+//! Reads a task's id and its end from the beginning of an answer that is passed on as a stream.
 //!
 //! The prefix may end anywhere. What is not within it is not told; nothing here is an error, as the
 //! answer goes to the runner whatever it holds.
@@ -15,7 +15,7 @@ use super::codec::Codec;
 use super::wire::{Value, fields};
 
 /// How much of an answer is looked at, after decompression.
-pub const WINDOW: usize = 4 * 1024;
+const WINDOW: usize = 4 * 1024;
 
 /// The id of the task in a `FetchTaskResponse`; `None` where there is no task, or its id comes after the
 /// prefix.

@@ -72,23 +72,11 @@ pub enum DeleteAnswer {
     NotFound,
 }
 
-/// A runner as the REST API tells of it: no uuid, no time.
+/// What is read of a runner as the REST API tells of it; a uuid or a time it does not tell.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RestRunner {
     /// Gitea's id of the row.
     pub id: i64,
-    /// The display name.
-    #[serde(default)]
-    pub name: String,
-    /// `online` or `offline`.
-    #[serde(default)]
-    pub status: String,
-    /// It has a task.
-    #[serde(default)]
-    pub busy: bool,
-    /// Removed by Gitea after its one task.
-    #[serde(default)]
-    pub ephemeral: bool,
     /// Bare names of its labels.
     #[serde(default, deserialize_with = "label_names")]
     pub labels: Vec<String>,
@@ -124,20 +112,6 @@ impl GiteaClient {
             status if status.is_success() => Ok(DeleteAnswer::Deleted),
             StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(DeleteAnswer::NotFound),
             _ => Err(unexpected(&answer)),
-        }
-    }
-
-    /// Looks a runner up; `None` where there is none of this id, or the token may not see it.
-    pub async fn get_runner(
-        &self,
-        scope: &Scope,
-        id: i64,
-    ) -> Result<Option<RestRunner>, RestError> {
-        let path = format!("{}/{id}", runners_path(scope));
-        let answer = self.rest(Method::GET, scope, &path).await?;
-        match answer.status {
-            StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(None),
-            _ => decoded(&answer).map(Some),
         }
     }
 
@@ -195,24 +169,11 @@ impl GiteaClient {
     async fn rest(&self, method: Method, scope: &Scope, path: &str) -> Result<Answer, RestError> {
         let needs = token_scope(scope);
         let authorization = self.authorization(needs)?;
-        let mut request = Request::new(OutBody::Empty);
-        *request.method_mut() = method;
-        *request.uri_mut() = self.upstream.rest_uri(path);
-        let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, authorization);
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(USER_AGENT_HEADER, USER_AGENT);
-        let deadline = Instant::now() + CALL_LIMIT;
-        let response =
-            self.upstream.send(request, CALL_LIMIT).await.map_err(RestError::Unreachable)?;
-        let status = response.status();
-        let mut answer = Answer::read(response, PAGE_LIMIT, deadline)
-            .await
-            .map_err(|sentence| RestError::Unexpected(status, sentence))?;
+        let mut answer = self.ask(method, path, Some(authorization)).await?;
         if let Some(token) = &self.tokens().api {
             answer.hide(token);
         }
-        match status {
+        match answer.status {
             StatusCode::UNAUTHORIZED => Err(RestError::Unauthorized { needs }),
             StatusCode::FORBIDDEN => {
                 let text = message(&answer).unwrap_or_else(|| "nothing".into());
@@ -220,6 +181,29 @@ impl GiteaClient {
             }
             _ => Ok(answer),
         }
+    }
+
+    /// One call, whatever its status.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Answer, RestError> {
+        let mut request = Request::new(OutBody::Empty);
+        *request.method_mut() = method;
+        *request.uri_mut() = self.upstream.rest_uri(path);
+        let headers = request.headers_mut();
+        headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT_HEADER, USER_AGENT);
+        let deadline = Instant::now() + CALL_LIMIT;
+        let response =
+            self.upstream.send(request, CALL_LIMIT).await.map_err(RestError::Unreachable)?;
+        let status = response.status();
+        Answer::read(response, PAGE_LIMIT, deadline)
+            .await
+            .map_err(|sentence| RestError::Unexpected(status, sentence))
     }
 
     fn authorization(&self, needs: &'static str) -> Result<HeaderValue, RestError> {

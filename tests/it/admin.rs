@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runner_broker::admin::{self, Admin};
-use runner_broker::sandbox::gitea::{Options, StandInGitea};
+use runner_broker::sandbox::gitea::StandInGitea;
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, eventually};
+use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, eventually, gitea};
 
 /// A broker in front of a Gitea, with the folder that both need.
 struct Stack {
@@ -28,7 +28,7 @@ impl Stack {
     }
 
     async fn start_with(change: impl FnOnce(Site) -> Site) -> Self {
-        let gitea = StandInGitea::start(Options::default()).unwrap();
+        let gitea = gitea();
         let site = change(Site::new(&gitea));
         let broker = Broker::start(&site).await;
         eventually("Gitea was asked", async || broker.lifecycle.gitea.is_up()).await;

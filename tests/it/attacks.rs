@@ -15,9 +15,10 @@ use runner_broker::sandbox::gitea::{
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use secrecy::ExposeSecret;
 
+use crate::capture::Capture;
 use crate::deregister::join;
-use crate::hand::{Capture, request};
 use crate::raw::Wire;
+use crate::raw::request;
 use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, quick, within};
 
 fn gitea() -> StandInGitea {

@@ -7,17 +7,14 @@ use runner_broker::config::Scope;
 use runner_broker::connect::messages::RegisterRequest;
 use runner_broker::connect::{Codec, encode, gzip};
 use runner_broker::lifecycle::Timing;
-use runner_broker::sandbox::gitea::{Answer, Effect, Options, Route, StandInGitea, When};
+use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, When};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use crate::hand::{Answer as Got, Capture, REGISTER, Raw, request};
+use crate::capture::Capture;
+use crate::raw::{Answer as Got, REGISTER, Wire, request};
 use crate::register::{join, registers};
-use crate::support::{Broker, Site, eventually, quick};
-
-fn gitea() -> StandInGitea {
-    StandInGitea::start(Options::default()).unwrap()
-}
+use crate::support::{Broker, Site, eventually, gitea, quick};
 
 /// The counters of the broker that say something of a refusal.
 fn counters(broker: &Broker) -> String {
@@ -28,7 +25,7 @@ fn counters(broker: &Broker) -> String {
 }
 
 pub(crate) fn error_of(got: &Got) -> (String, String) {
-    assert!(got.head.contains("\r\ncontent-type: application/json\r\n"), "{}", got.head);
+    assert_eq!(got.head.all("content-type"), ["application/json"]);
     let body: Value = serde_json::from_slice(&got.body).unwrap();
     let text = |name: &str| body[name].as_str().unwrap().to_owned();
     (text("code"), text("message"))
@@ -150,7 +147,7 @@ async fn bad_requests_are_told_what_is_wrong_and_change_nothing() {
         for one in cases(secret.expose_secret()) {
             let case = format!("{}, chunked: {chunked}", one.name);
             let before = (log.complaints(), counters(&broker));
-            let mut wire = Raw::open(&broker.url).await;
+            let mut wire = Wire::dial(&broker.url).await;
             let mut bytes = one.head().into_bytes();
             if chunked {
                 bytes.extend(b"Transfer-Encoding: chunked\r\n\r\n");
@@ -163,7 +160,7 @@ async fn bad_requests_are_told_what_is_wrong_and_change_nothing() {
                 bytes.extend(format!("Content-Length: {}\r\n\r\n", one.body.len()).into_bytes());
                 bytes.extend(&one.body);
             }
-            wire.send(&bytes).await;
+            let _ = wire.try_say(&bytes).await;
             let got = wire.answer().await.unwrap_or_else(|| panic!("{case}: no answer"));
             let (code, message) = error_of(&got);
             assert_eq!(format!("{} {code}", got.status), one.answer, "{case}: {message}");

@@ -1,12 +1,13 @@
 //! The commands that talk to a broker, as the built binary.
 
 use runner_broker::sandbox::gitea::{Options, StandInGitea};
-use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, PATIENCE, Site, eventually};
+use crate::binary::Binary;
+use crate::deregister::join;
+use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, eventually, gitea};
 
 struct Shown {
     code: i32,
@@ -39,20 +40,13 @@ async fn inside(site: &Site, arguments: &[&str]) -> Shown {
     command(site.environment(), arguments).await
 }
 
-async fn join(url: &str, name: &str) -> Runner {
-    let options = RegisterOptions::new(ENROLLMENT_TOKEN.into(), name);
-    let runner = StandInRunner::new(url).register(&options).await.unwrap();
-    runner.declare(&["host"]).await.unwrap();
-    runner
-}
-
 fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
 #[tokio::test]
 async fn the_built_broker_is_asked_from_inside_its_container() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Binary::start(&site);
     let runner = join(&broker.url, "one").await;
@@ -95,7 +89,7 @@ async fn the_built_broker_is_asked_from_inside_its_container() {
 
 #[tokio::test]
 async fn a_socket_alone_is_enough() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let _broker = Broker::start(&site).await;
     let socket = site.path("admin.sock");
@@ -119,7 +113,7 @@ async fn a_socket_alone_is_enough() {
 
 #[tokio::test]
 async fn what_cannot_be_deregistered_says_why() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let unknown = inside(&site, &["runner", "deregister", "a/../b"]).await;
@@ -140,7 +134,7 @@ async fn what_cannot_be_deregistered_says_why() {
 
 #[tokio::test]
 async fn a_health_check_tells_in_one_line_what_is_wrong() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     // Where the socket is not there, the admin listener is asked.
@@ -181,7 +175,7 @@ async fn a_broker_that_hangs_does_not_hang_its_health_check() {
 
 #[tokio::test]
 async fn check_online_asks_gitea_and_changes_nothing() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let good = inside(&Site::new(&gitea), &["check", "--online"]).await;
     assert_eq!((good.code, good.stderr.as_str()), (0, ""), "{}", good.stdout);
     let found = |shown: &Shown, line: &[&str]| {
@@ -221,7 +215,7 @@ async fn check_online_asks_gitea_and_changes_nothing() {
 
 #[tokio::test]
 async fn the_status_says_what_to_do() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea).api_token(None);
     let broker = Broker::start(&site).await;
     eventually("Gitea was asked", async || broker.lifecycle.gitea.is_up()).await;

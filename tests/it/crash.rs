@@ -4,18 +4,15 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 
-use runner_broker::sandbox::gitea::{Options, Route, StandInGitea, When};
+use runner_broker::sandbox::gitea::{Route, StandInGitea, When};
 use runner_broker::sandbox::runner::Runner;
 use rustix::process::Signal as Unix;
 use secrecy::ExposeSecret;
 
-use crate::hand::{Raw, request};
+use crate::binary::Binary;
+use crate::raw::{Wire, request};
 use crate::register::{intent_label, join, registers};
-use crate::support::{Binary, Broker, Site, eventually, runner_file, within};
-
-fn gitea() -> StandInGitea {
-    StandInGitea::start(Options::default()).unwrap()
-}
+use crate::support::{Broker, Site, eventually, gitea, runner_file, within};
 
 /// Waits until nothing is open, then compares what Gitea, the store and the folder of files say.
 async fn settled(gitea: &StandInGitea, site: &Site, broker: &Broker) -> BTreeSet<i64> {
@@ -53,7 +50,7 @@ async fn a_crash_at_any_step_leaves_one_orphan_at_most_and_none_after_the_restar
         let (gitea, at) = (gitea(), point);
         let site = Site::new(&gitea);
         let mut binary = Binary::start_with(&site, &[("RUNNER_BROKER_FAULT_POINT", point)]);
-        let mut wire = Raw::open(&binary.url).await;
+        let mut wire = Wire::dial(&binary.url).await;
         wire.register(&request("one")).await;
         assert!(wire.answer().await.is_none(), "{at}: it died before it answered");
         assert_eq!(binary.ended().signal(), Some(9), "{at}");
@@ -85,12 +82,12 @@ async fn a_crash_while_gitea_is_at_work_is_settled_by_the_label() {
         let mut binary = Binary::start(&site);
         // One that is there already is not touched.
         let stays = request("stays");
-        let mut wire = Raw::open(&binary.url).await;
+        let mut wire = Wire::dial(&binary.url).await;
         wire.register(&stays).await;
         assert_eq!(wire.answer().await.unwrap().status, 200);
 
         let gate = gitea.faults().gate(Route::Register, when);
-        let mut wire = Raw::open(&binary.url).await;
+        let mut wire = Wire::dial(&binary.url).await;
         wire.register(&request("one")).await;
         within(gate.reached()).await;
         binary.kill(Unix::KILL);
@@ -114,7 +111,7 @@ async fn a_crash_before_gitea_was_asked_is_settled_once_absence_proves_it() {
     let gitea = gitea();
     let site = Site::new(&gitea);
     let mut binary = Binary::start_with(&site, &[("RUNNER_BROKER_FAULT_POINT", "intent-stored")]);
-    let mut wire = Raw::open(&binary.url).await;
+    let mut wire = Wire::dial(&binary.url).await;
     wire.register(&request("one")).await;
     assert!(wire.answer().await.is_none());
     binary.ended();

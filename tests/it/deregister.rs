@@ -7,14 +7,12 @@ use runner_broker::broker::{Reason, RecordState};
 use runner_broker::connect::messages::{self as wire, DeclareResponse, TaskResult};
 use runner_broker::connect::{Codec, encode};
 use runner_broker::lifecycle::{Force, Timing};
-use runner_broker::sandbox::gitea::{
-    Answer, Effect, Options, Route, StandInGitea, TaskState, When,
-};
+use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, TaskState, When};
 use runner_broker::sandbox::runner::{RegisterOptions, RpcError, Runner, StandInRunner};
 use runner_broker::store::Store;
 use secrecy::ExposeSecret;
 
-use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, quick};
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea, quick};
 
 /// A runner with connections of its own that registered and declared itself.
 pub(crate) async fn join(url: &str, name: &str) -> Runner {
@@ -58,7 +56,7 @@ impl Scene {
     }
 
     async fn with(change: impl FnOnce(&StandInGitea, Site) -> Site, timing: Timing) -> Self {
-        let gitea = StandInGitea::start(Options::default()).unwrap();
+        let gitea = gitea();
         let site = change(&gitea, Site::new(&gitea));
         let broker = Broker::start_with(&site, timing).await;
         Self { gitea, site, broker }

@@ -1,14 +1,14 @@
 //! The main job from end to end: a runner joins, works and leaves.
 
-use runner_broker::sandbox::gitea::{Options, StandInGitea};
 use runner_broker::sandbox::runner::{RegisterOptions, StandInRunner};
 use rustix::process::Signal as Unix;
 
-use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, Site, eventually, runner_file};
+use crate::binary::Binary;
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea, runner_file};
 
 #[tokio::test]
 async fn a_runner_joins_works_and_leaves() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let program = StandInRunner::new(&broker.url);
@@ -40,7 +40,7 @@ async fn a_runner_joins_works_and_leaves() {
 
 #[tokio::test]
 async fn the_built_binary_lives_and_ends_on_sigterm() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let mut broker = Binary::start(&site);
     let program = StandInRunner::new(&broker.url);
@@ -58,7 +58,7 @@ async fn the_built_binary_lives_and_ends_on_sigterm() {
 
 #[tokio::test]
 async fn a_second_broker_on_one_store_is_refused() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let first = Binary::start(&site);
     let second = std::process::Command::new(env!("CARGO_BIN_EXE_runner-broker"))

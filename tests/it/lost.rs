@@ -9,19 +9,14 @@ use runner_broker::broker::{Key, Reason, RecordId};
 use runner_broker::connect::messages::{RegisterRequest, RegisterResponse, Runner};
 use runner_broker::connect::{Codec, decode};
 use runner_broker::lifecycle::{Registration, Timing};
-use runner_broker::sandbox::gitea::{
-    Answer, Effect, Gate, Options, Route, RunnerSeed, StandInGitea, When,
-};
+use runner_broker::sandbox::gitea::{Answer, Effect, Gate, Route, RunnerSeed, When};
 use runner_broker::shutdown::Signal;
 use runner_broker::store::Touch;
 
-use crate::hand::{Capture, Raw, request};
+use crate::capture::Capture;
+use crate::raw::{Wire, request};
 use crate::register::{intent_label, join, registers};
-use crate::support::{Broker, Site, eventually, quick, within};
-
-fn gitea() -> StandInGitea {
-    StandInGitea::start(Options::default()).unwrap()
-}
+use crate::support::{Broker, Site, eventually, gitea, quick, within};
 
 /// Register may take 300 ms.
 fn impatient() -> Timing {
@@ -175,21 +170,21 @@ async fn what_cannot_be_deregistered_is_tried_again_with_growing_waits() {
     assert!(metrics.contains(&format!("reason=\"{}\"", Reason::Runner.as_str())));
 }
 
-fn runner_of(answer: crate::hand::Answer) -> Runner {
+fn runner_of(answer: crate::raw::Answer) -> Runner {
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
     let answer: RegisterResponse = decode(Codec::Proto, &answer.body).unwrap();
     answer.runner.unwrap()
 }
 
 async fn asks(broker: &Broker, request: &RegisterRequest) -> Runner {
-    let mut wire = Raw::open(&broker.url).await;
+    let mut wire = Wire::dial(&broker.url).await;
     wire.register(request).await;
     runner_of(wire.answer().await.unwrap())
 }
 
 /// Asks and hangs up while Gitea is at work.
 async fn asks_and_leaves(broker: &Broker, gate: &Gate, log: &Capture, reset: bool) {
-    let mut wire = Raw::open(&broker.url).await;
+    let mut wire = Wire::dial(&broker.url).await;
     wire.register(&request("one")).await;
     within(gate.reached()).await;
     match reset {
@@ -208,7 +203,7 @@ async fn who_hangs_up_and_asks_again_gets_the_running_registration() {
         let broker = Broker::start(&site).await;
         let gate = gitea.faults().gate(Route::Register, When::AfterActing);
         asks_and_leaves(&broker, &gate, &log, reset).await;
-        let mut wire = Raw::open(&broker.url).await;
+        let mut wire = Wire::dial(&broker.url).await;
         wire.register(&request("one")).await;
         // Another one of that name, which is not the one that hung up.
         let other = asks(&broker, &request("one")).await;
@@ -246,7 +241,7 @@ async fn who_asks_again_later_gets_the_same_also_after_a_restart() {
         ] {
             assert_ne!(asks(&broker, &other).await.uuid, first.uuid);
         }
-        let mut far = Raw::open_from(&broker.url, Ipv4Addr::new(127, 0, 0, 2)).await;
+        let mut far = Wire::dial_from(&broker.url, Ipv4Addr::new(127, 0, 0, 2)).await;
         far.register(&one).await;
         assert_ne!(runner_of(far.answer().await.unwrap()).uuid, first.uuid);
         assert_eq!(gitea.runners().len(), 5);
@@ -268,7 +263,7 @@ async fn an_answer_that_is_lost_on_the_wire_is_given_again() {
     let mut uuids = Vec::new();
     // The repeated answer may be lost as well.
     for _ in 0..3 {
-        let mut wire = Raw::open(&broker.url).await;
+        let mut wire = Wire::dial(&broker.url).await;
         wire.register(&request("one")).await;
         wire.answer_arrives().await;
         let ends =

@@ -6,18 +6,9 @@ use std::time::Duration;
 use runner_broker::sandbox::gitea::{Effect, Options, Route, StandInGitea, When};
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 
-use crate::raw::{ScriptedGitea, Wire};
+use crate::raw::Wire;
+use crate::scripted::scripted;
 use crate::support::{Broker, ENROLLMENT_TOKEN, Site};
-
-/// A broker in front of a Gitea that a test answers for.
-async fn scripted() -> (ScriptedGitea, StandInGitea, Site, Broker) {
-    let gitea = ScriptedGitea::start().await;
-    // For the secrets alone.
-    let spare = StandInGitea::start(Options::default()).unwrap();
-    let site = Site::new(&spare).set("gitea.url", &gitea.url);
-    let broker = Broker::start(&site).await;
-    (gitea, spare, site, broker)
-}
 
 async fn started(options: Options) -> (StandInGitea, Site, Broker) {
     let gitea = StandInGitea::start(options).unwrap();

@@ -1,14 +1,18 @@
-//! Both ends of HTTP/1.1, byte by byte: a client, and a Gitea whose every move a test makes.
+//! HTTP/1.1 by hand, either end of it, for what no library sends.
 
-use std::time::Duration;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use runner_broker::connect::messages::RegisterRequest;
+use runner_broker::connect::{Codec, encode};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::PATIENCE;
+use crate::support::{ENROLLMENT_TOKEN, PATIENCE};
+
+/// Where runners send Register to.
+pub(crate) const REGISTER: &str = "/api/actions/runner.v1.RunnerService/Register";
 
 /// One connection, either end of it.
 pub(crate) struct Wire {
@@ -20,6 +24,14 @@ pub(crate) struct Wire {
 pub(crate) struct Head {
     pub(crate) line: String,
     pub(crate) headers: Vec<(String, String)>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: Head,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Head {
@@ -40,13 +52,21 @@ impl Head {
 }
 
 impl Wire {
-    /// Dials `http://host:port`.
+    /// Dials `http://host:port` from 127.0.0.1.
     pub(crate) async fn dial(url: &str) -> Self {
-        let authority = url.strip_prefix("http://").unwrap().split('/').next().unwrap();
-        Self::of(TcpStream::connect(authority).await.unwrap())
+        Self::dial_from(url, Ipv4Addr::LOCALHOST).await
     }
 
-    fn of(stream: TcpStream) -> Self {
+    /// Dials from another address of this host.
+    pub(crate) async fn dial_from(url: &str, from: Ipv4Addr) -> Self {
+        let authority = url.strip_prefix("http://").unwrap().split('/').next().unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((from, 0))).unwrap();
+        Self::of(socket.connect(authority.parse().unwrap()).await.unwrap())
+    }
+
+    /// The end of a connection that was accepted.
+    pub(crate) fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self { stream: BufReader::with_capacity(64 << 10, stream) }
     }
@@ -63,8 +83,49 @@ impl Wire {
     }
 
     /// The same, where the other end may have left.
-    pub(crate) async fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.get_mut().write_all(bytes).await
+    pub(crate) async fn try_say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        timeout(PATIENCE, self.stream.get_mut().write_all(bytes)).await.expect("bytes are taken")
+    }
+
+    /// Sends a sized POST. That the other end does not take it all is no error here.
+    pub(crate) async fn post(&mut self, target: &str, headers: &[(&str, &str)], body: &[u8]) {
+        let mut head = format!(
+            "POST {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
+            self.stream.get_ref().peer_addr().unwrap(),
+            body.len()
+        );
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let _ = self.try_say(&[head.as_bytes(), body].concat()).await;
+    }
+
+    /// Sends a Register in the proto codec.
+    pub(crate) async fn register(&mut self, request: &RegisterRequest) {
+        let body = encode(Codec::Proto, request);
+        self.post(REGISTER, &[("Content-Type", "application/proto")], &body).await;
+    }
+
+    /// Waits until the answer has arrived at this end, and leaves it unread.
+    pub(crate) async fn answer_arrives(&self) {
+        timeout(PATIENCE, self.stream.get_ref().readable()).await.expect("an answer").unwrap();
+    }
+
+    /// Reads an answer; `None`: the connection ended without a whole one.
+    pub(crate) async fn answer(&mut self) -> Option<Answer> {
+        timeout(PATIENCE, self.read_answer()).await.expect("an answer or the end")
+    }
+
+    async fn read_answer(&mut self) -> Option<Answer> {
+        let head = self.read_head().await?;
+        let mut body = Vec::new();
+        if ["content-length", "transfer-encoding"].iter().all(|name| head.all(name).is_empty()) {
+            self.stream.read_to_end(&mut body).await.ok()?;
+        } else {
+            body = self.read_body(&head).await.ok()?;
+        }
+        Some(Answer { status: head.status(), head, body })
     }
 
     /// Reads up to the empty line; `None`: the connection has ended.
@@ -72,7 +133,7 @@ impl Wire {
         timeout(PATIENCE, self.read_head()).await.expect("a head in time")
     }
 
-    async fn read_head(&mut self) -> Option<Head> {
+    pub(crate) async fn read_head(&mut self) -> Option<Head> {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
@@ -95,43 +156,44 @@ impl Wire {
 
     /// Reads the body that belongs to `head`, whole.
     pub(crate) async fn body(&mut self, head: &Head) -> Vec<u8> {
-        let read = async {
-            if head.all("transfer-encoding") == ["chunked"] {
-                return self.chunks().await;
-            }
-            let length = head.all("content-length").first().map_or(0, |text| text.parse().unwrap());
-            let mut body = vec![0; length];
-            self.stream.read_exact(&mut body).await.unwrap();
-            body
-        };
-        timeout(PATIENCE, read).await.expect("a body in time")
+        timeout(PATIENCE, self.read_body(head)).await.expect("a body in time").unwrap()
     }
 
-    async fn chunks(&mut self) -> Vec<u8> {
+    async fn read_body(&mut self, head: &Head) -> io::Result<Vec<u8>> {
+        if head.all("transfer-encoding") == ["chunked"] {
+            return self.chunks().await;
+        }
+        let length = head.all("content-length").first().map_or(0, |text| text.parse().unwrap());
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).await?;
+        Ok(body)
+    }
+
+    async fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
-        while self.chunk(&mut body).await {}
+        while self.chunk(&mut body).await? {}
         // Trailers, where there are any, and the empty line.
         let mut line = String::from("begun");
         while !line.trim_end().is_empty() {
             line.clear();
-            self.stream.read_line(&mut line).await.unwrap();
+            self.stream.read_line(&mut line).await?;
         }
-        body
+        Ok(body)
     }
 
     /// Appends one chunk; false at the last, which is empty.
-    async fn chunk(&mut self, body: &mut Vec<u8>) -> bool {
+    async fn chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
         let mut size = String::new();
-        self.stream.read_line(&mut size).await.unwrap();
-        let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+        self.stream.read_line(&mut size).await?;
+        let size = usize::from_str_radix(size.trim_end(), 16).map_err(io::Error::other)?;
         if size == 0 {
-            return false;
+            return Ok(false);
         }
         let begun = body.len();
         body.resize(begun + size, 0);
-        self.stream.read_exact(&mut body[begun..]).await.unwrap();
-        self.stream.read_exact(&mut [0; 2]).await.unwrap();
-        true
+        self.stream.read_exact(&mut body[begun..]).await?;
+        self.stream.read_exact(&mut [0; 2]).await?;
+        Ok(true)
     }
 
     /// Reads exactly so many bytes.
@@ -146,7 +208,7 @@ impl Wire {
         let read = async {
             let mut body = Vec::new();
             while body.len() < count {
-                self.chunk(&mut body).await;
+                self.chunk(&mut body).await.unwrap();
             }
             body
         };
@@ -159,61 +221,19 @@ impl Wire {
         let _ = timeout(PATIENCE, self.stream.read_to_end(&mut rest)).await.expect("an end");
         rest
     }
-}
-
-/// Listens as Gitea does. What the broker asks of itself is answered with 503; everything else is the
-/// test's to answer. It ends when it is dropped.
-pub(crate) struct ScriptedGitea {
-    pub(crate) url: String,
-    asked: mpsc::UnboundedReceiver<(Wire, Head)>,
-    wires: mpsc::UnboundedSender<Wire>,
-    _task: JoinSet<()>,
-}
-
-impl ScriptedGitea {
-    pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (sender, asked) = mpsc::unbounded_channel();
-        let (wires, mut returned) = mpsc::unbounded_channel();
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let wire = tokio::select! {
-                    Ok((stream, _)) = listener.accept() => Wire::of(stream),
-                    Some(wire) = returned.recv() => wire,
-                };
-                connections.spawn(hand_out(wire, sender.clone()));
-            }
-        });
-        Self { url, asked, wires, _task: task }
-    }
-
-    /// The next request: its connection and its head.
-    pub(crate) async fn asked(&mut self) -> (Wire, Head) {
-        timeout(PATIENCE, self.asked.recv()).await.expect("a request in time").unwrap()
-    }
-
-    /// Answers on a connection; further requests on it are asked as others are.
-    pub(crate) async fn answer(&self, mut wire: Wire, answer: impl AsRef<[u8]>) {
-        wire.say(answer).await;
-        self.wires.send(wire).unwrap();
-    }
-
-    /// Whether a request comes within a moment.
-    pub(crate) async fn is_asked_within(&mut self, moment: Duration) -> bool {
-        timeout(moment, self.asked.recv()).await.is_ok()
+    /// Ends the connection with a reset.
+    pub(crate) fn reset(self) {
+        self.stream.get_ref().set_zero_linger().unwrap();
     }
 }
 
-async fn hand_out(mut wire: Wire, asked: mpsc::UnboundedSender<(Wire, Head)>) {
-    while let Some(head) = wire.read_head().await {
-        if !head.line.contains("/ping.v1.") && !head.line.contains("/api/v1/") {
-            let _ = asked.send((wire, head));
-            return;
-        }
-        wire.body(&head).await;
-        wire.say("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
+/// A Register as a runner writes it, with one label `host`.
+pub(crate) fn request(name: &str) -> RegisterRequest {
+    RegisterRequest {
+        name: name.into(),
+        token: ENROLLMENT_TOKEN.into(),
+        version: "v0.3.0".into(),
+        labels: vec!["host".into()],
+        ephemeral: false,
     }
 }

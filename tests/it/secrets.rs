@@ -15,8 +15,9 @@ use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use rustix::process::Signal as Unix;
 use secrecy::ExposeSecret;
 
+use crate::binary::Binary;
 use crate::deregister::join_busy;
-use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, Site};
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site};
 
 const REGISTRATION_TOKEN: &str = "CanaryRegistration0vJ7xq2mT4bW9zK1nR8sY3pL5d";
 const API_TOKEN: &str = "ca0a51ab1e0123456789abcdefca0a51ab1e0123";

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use runner_broker::broker::{Reason, RecordState};
 use runner_broker::connect::Codec;
 use runner_broker::connect::messages::TaskResult;
-use runner_broker::sandbox::gitea::{Effect, Options, Route, StandInGitea, TaskState, When};
+use runner_broker::sandbox::gitea::{Effect, Route, StandInGitea, TaskState, When};
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use runner_broker::shutdown::Signal;
 use runner_broker::store::Store;
@@ -14,17 +14,13 @@ use secrecy::ExposeSecret;
 use tokio::io::AsyncWriteExt;
 
 use crate::deregister::{calls, deletions, join, join_busy};
-use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually};
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea};
 
 /// The bounds of most tests: the broker is to end by itself well before, and at the deadline at last.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 pub(crate) fn site(gitea: &StandInGitea, drain: &str, deadline: &str) -> Site {
     Site::new(gitea).set("shutdown.drain_timeout", drain).set("shutdown.deadline", deadline)
-}
-
-fn gitea() -> StandInGitea {
-    StandInGitea::start(Options::default()).unwrap()
 }
 
 /// Its process ends: all of its connections close.

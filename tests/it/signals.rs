@@ -5,17 +5,14 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use runner_broker::sandbox::gitea::{Effect, Options, Route, StandInGitea, When};
+use runner_broker::sandbox::gitea::{Effect, Route, When};
 use runner_broker::sandbox::runner::{RegisterOptions, StandInRunner};
 use rustix::process::Signal as Unix;
 
+use crate::binary::{Binary, Line};
 use crate::deregister::{deletions, join, join_busy};
 use crate::shutdown::site;
-use crate::support::{Binary, ENROLLMENT_TOKEN, Line, eventually};
-
-fn gitea() -> StandInGitea {
-    StandInGitea::start(Options::default()).unwrap()
-}
+use crate::support::{ENROLLMENT_TOKEN, eventually, gitea};
 
 /// Waits for its end, which is to be an orderly one. Returns how long that took.
 async fn ended(mut broker: Binary) -> (Duration, Vec<Line>) {

@@ -12,12 +12,14 @@ use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use runner_broker::lifecycle::Timing;
-use runner_broker::sandbox::gitea::{Effect, Options, Route, StandInGitea, When, download_sha256};
+use runner_broker::sandbox::gitea::{Effect, Route, When, download_sha256};
 use runner_broker::sandbox::runner::{RegisterOptions, StandInRunner};
 use serde_json::Value;
 
-use crate::raw::{ScriptedGitea, Wire};
-use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, Site, eventually, quick};
+use crate::binary::Binary;
+use crate::raw::Wire;
+use crate::scripted::{ScriptedGitea, scripted};
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea, quick};
 use crate::upstream_tls::{self, authority, trusting};
 
 const MIB: u64 = 1 << 20;
@@ -109,7 +111,7 @@ async fn pass_in_constant_memory(site: &Site, sized: u64, chunked: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_pass_in_constant_memory() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     pass_in_constant_memory(&Site::new(&gitea), GIB, 256 * MIB).await;
 }
 
@@ -122,7 +124,7 @@ async fn large_bodies_pass_over_http_2_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_read_costs_no_memory() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Binary::start(&site);
     download(&broker.url, 16 * MIB, "").await;
@@ -147,26 +149,16 @@ async fn a_client_that_does_not_read_costs_no_memory() {
     assert_eq!(count, 256 * MIB);
 }
 
-/// A broker in front of a Gitea that a test answers for.
-async fn scripted() -> (ScriptedGitea, StandInGitea, Site, Broker) {
-    let gitea = ScriptedGitea::start().await;
-    // For the secrets alone.
-    let spare = StandInGitea::start(Options::default()).unwrap();
-    let site = Site::new(&spare).set("gitea.url", &gitea.url);
-    let broker = Broker::start(&site).await;
-    (gitea, spare, site, broker)
-}
-
 #[tokio::test]
 async fn an_answer_that_stalls_has_an_end_and_one_that_creeps_goes_on() {
-    let mut gitea = ScriptedGitea::start().await;
-    let spare = StandInGitea::start(Options::default()).unwrap();
-    let site = Site::new(&spare).set("gitea.url", &gitea.url);
+    let mut scripted = ScriptedGitea::start().await;
+    let spare = gitea();
+    let site = Site::new(&spare).set("gitea.url", &scripted.url);
     let timing = Timing { stall: Duration::from_millis(300), ..quick() };
     let broker = Broker::start_with(&site, timing).await;
     let mut client = Wire::dial(&broker.url).await;
     client.say("GET /a HTTP/1.1\r\nHost: b\r\n\r\n").await;
-    let (mut upstream, _) = gitea.asked().await;
+    let (mut upstream, _) = scripted.asked().await;
     upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n").await;
     assert_eq!(client.head().await.unwrap().status(), 200);
     let begun = Instant::now();
@@ -232,7 +224,7 @@ async fn an_answer_that_breaks_off_does_not_look_whole() {
 
 #[tokio::test]
 async fn the_callers_time_limit_is_kept() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let program = StandInRunner::new(&broker.url);
@@ -258,7 +250,7 @@ async fn the_callers_time_limit_is_kept() {
 
 #[tokio::test]
 async fn a_gitea_that_is_down_is_told_as_unavailable() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let program = StandInRunner::new(&broker.url);
@@ -283,7 +275,7 @@ async fn a_gitea_that_is_down_is_told_as_unavailable() {
 
 #[tokio::test]
 async fn idle_and_half_sent_connections_do_not_hold_up_the_end() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let mut open = Vec::new();
@@ -310,7 +302,7 @@ async fn idle_and_half_sent_connections_do_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn a_request_in_flight_ends_before_the_broker_does() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let gate = gitea.faults().gate(Route::Path("/slow".into()), When::BeforeActing);
@@ -328,7 +320,7 @@ async fn a_request_in_flight_ends_before_the_broker_does() {
 
 #[tokio::test]
 async fn a_runner_whose_machine_dies_is_noticed() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let mut client = Wire::dial(&broker.url).await;
@@ -344,7 +336,7 @@ async fn a_runner_whose_machine_dies_is_noticed() {
 
 #[tokio::test]
 async fn many_requests_share_few_connections() {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     let program = StandInRunner::new(&broker.url);

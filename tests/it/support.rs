@@ -1,18 +1,14 @@
-//! What the tests of the broker share: a whole broker in this process or as the built binary, in front
-//! of a stand-in Gitea.
+//! What the tests of the broker share: a stand-in Gitea, and a whole broker in this process in front of it.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc as std_mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runner_broker::app::App;
 use runner_broker::config::{self, Settings};
 use runner_broker::lifecycle::{Lifecycle, Timing};
-use runner_broker::sandbox::gitea::StandInGitea;
+use runner_broker::sandbox::gitea::{Options, StandInGitea};
 use runner_broker::shutdown::Signal;
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -50,6 +46,11 @@ pub(crate) fn quick() -> Timing {
         flush: Duration::from_millis(20),
         probe: Duration::from_secs(30),
     }
+}
+
+/// A stand-in Gitea as it comes.
+pub(crate) fn gitea() -> StandInGitea {
+    StandInGitea::start(Options::default()).unwrap()
 }
 
 /// A folder with all that a broker needs, in front of `gitea`.
@@ -217,131 +218,6 @@ impl Broker {
         self.signal(Signal::Terminate).await;
         self.ended().await;
         begun.elapsed()
-    }
-}
-
-/// A line of the log, in JSON.
-pub(crate) type Line = Value;
-
-/// The built binary, serving. Killed when dropped.
-pub(crate) struct Binary {
-    /// Where runners dial.
-    pub(crate) url: String,
-    /// Where metrics and health are.
-    pub(crate) admin: String,
-    /// Its log so far.
-    pub(crate) log: Arc<Mutex<Vec<Line>>>,
-    child: Child,
-    news: std_mpsc::Receiver<Line>,
-}
-
-impl Binary {
-    /// Starts `serve` and waits until it listens.
-    pub(crate) fn start(site: &Site) -> Self {
-        Self::start_with(site, &[])
-    }
-
-    /// Starts `serve` with further environment variables and waits until it listens.
-    pub(crate) fn start_with(site: &Site, environment: &[(&str, &str)]) -> Self {
-        let mut binary = Self::spawn(site, environment);
-        let line = binary.wait_for("listening");
-        binary.url = format!("http://{}", line["runners"].as_str().unwrap());
-        binary.admin = line["admin"].as_str().unwrap().to_owned();
-        binary
-    }
-
-    /// Starts `serve` and waits for nothing.
-    pub(crate) fn spawn(site: &Site, environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_runner-broker"))
-            .arg("serve")
-            .env_clear()
-            .envs(site.environment())
-            .env("RUNNER_BROKER__LOG__FORMAT", "json")
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = child.stderr.take().unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (sender, news) = std_mpsc::channel();
-        let kept = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let line: Line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                kept.lock().unwrap().push(line.clone());
-                let _ = sender.send(line);
-            }
-        });
-        Self { url: String::new(), admin: String::new(), log, child, news }
-    }
-
-    /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Waits for a line of the log with this message.
-    pub(crate) fn wait_for(&self, message: &str) -> Line {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.news.recv_timeout(left) {
-                Ok(line) if line["message"] == message => return line,
-                Ok(_) => {}
-                Err(error) => panic!("no line {message:?} ({error}) in:\n{}", self.log_text()),
-            }
-        }
-    }
-
-    /// The log so far; all of it, where its end was waited for.
-    pub(crate) fn lines(&self) -> Vec<Line> {
-        self.log.lock().unwrap().clone()
-    }
-
-    /// The log so far, a line each.
-    pub(crate) fn log_text(&self) -> String {
-        self.log.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
-    }
-
-    /// Bytes of memory: `VmRSS` is what it has, `VmHWM` the most that it had.
-    pub(crate) fn memory(&self, what: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-    }
-
-    /// `VmHWM` counts anew from here.
-    pub(crate) fn forget_peak(&self) {
-        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
-    }
-
-    /// Sends a signal by its name.
-    pub(crate) fn kill(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    /// Waits for its end.
-    pub(crate) fn ended(&mut self) -> ExitStatus {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                // The reader hangs up when it has kept the last line.
-                while self.news.recv_timeout(PATIENCE).is_ok() {}
-                return status;
-            }
-            assert!(Instant::now() < until, "the broker does not end:\n{}", self.log_text());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Binary {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -8,15 +8,16 @@ use flate2::write::GzEncoder;
 use runner_broker::connect::messages::TaskResult;
 use runner_broker::connect::{Codec, encode, messages};
 use runner_broker::lifecycle::Live;
-use runner_broker::sandbox::gitea::{Options, RunnerSeed, StandInGitea, TaskSeed};
+use runner_broker::sandbox::gitea::{RunnerSeed, StandInGitea, TaskSeed};
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use secrecy::ExposeSecret;
 
-use crate::raw::{ScriptedGitea, Wire};
-use crate::support::{Broker, ENROLLMENT_TOKEN, Site};
+use crate::raw::Wire;
+use crate::scripted::ScriptedGitea;
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site, gitea};
 
 async fn started() -> (StandInGitea, Site, Broker) {
-    let gitea = StandInGitea::start(Options::default()).unwrap();
+    let gitea = gitea();
     let site = Site::new(&gitea);
     let broker = Broker::start(&site).await;
     (gitea, site, broker)
@@ -94,8 +95,7 @@ async fn the_broker_knows_of_a_task_before_the_runner_does() {
     for (codec, name) in [(Codec::Proto, "proto"), (Codec::Json, "json")] {
         for gzip in [false, true] {
             // The runner registers at one Gitea and polls another, which hands bytes out one by one.
-            let (mut gitea, stand_in) =
-                (ScriptedGitea::start().await, StandInGitea::start(Options::default()).unwrap());
+            let (mut gitea, stand_in) = (ScriptedGitea::start().await, gitea());
             let site = Site::new(&stand_in);
             let first = Broker::start(&site).await;
             let (runner, _) = joined(&first, codec, gzip).await;

@@ -8,8 +8,9 @@ use runner_broker::sandbox::gitea::{Options, StandInGitea, Tls, download_sha256}
 use runner_broker::sandbox::runner::{RegisterOptions, RpcError, StandInRunner};
 use serde_json::Value;
 
+use crate::binary::Binary;
 use crate::raw::Wire;
-use crate::support::{Binary, Broker, ENROLLMENT_TOKEN, PATIENCE, Site, runner_file};
+use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, runner_file};
 
 const MIB: usize = 1 << 20;
 
