@@ -99,6 +99,7 @@ impl Activity {
 
     /// Gitea handed it a task, or it reports on one.
     pub fn works_on(&mut self, id: i64, now: Instant) {
+        self.forget_given_up(now);
         match self.tasks.iter_mut().find(|task| task.id == id) {
             Some(task) => task.reported = now,
             None => self.tasks.push(Task { id, reported: now }),
@@ -112,9 +113,15 @@ impl Activity {
 
     /// It sends something about a task whose id was not looked at: all its tasks are alive.
     pub fn reports(&mut self, now: Instant) {
+        self.forget_given_up(now);
         for task in &mut self.tasks {
             task.reported = now;
         }
+    }
+
+    /// What Gitea has given up is not this runner's any more, whatever it still says.
+    fn forget_given_up(&mut self, now: Instant) {
+        self.tasks.retain(|task| now.saturating_duration_since(task.reported) < TASK_TIMEOUT);
     }
 
     /// Its last call since the broker knows it.
@@ -225,5 +232,7 @@ mod tests {
         assert_eq!(activity.presence(start + TASK_TIMEOUT), Presence::Gone);
         activity.reports(start + TASK_TIMEOUT - SECOND);
         assert_eq!(activity.presence(start + TASK_TIMEOUT), Presence::Busy);
+        activity.reports(start + 2 * TASK_TIMEOUT);
+        assert_eq!(activity.tasks(start + 2 * TASK_TIMEOUT).count(), 0, "not taken up again");
     }
 }

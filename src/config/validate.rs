@@ -138,6 +138,9 @@ fn credentials(reader: &mut Reader) -> Credentials {
     }
 }
 
+/// Beyond it, points in time cannot be told any more.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn shutdown(reader: &mut Reader) -> Shutdown {
     const KEY: &str = "shutdown.drain_timeout";
     let default = Shutdown::default();
@@ -148,6 +151,15 @@ fn shutdown(reader: &mut Reader) -> Shutdown {
         drain_timeout: reader.or(KEY, default.drain_timeout),
         deadline: reader.or("shutdown.deadline", default.deadline),
     };
+    if shutdown.deadline > LONGEST_DEADLINE {
+        let message = format!(
+            "{} is longer than anything waits for a process to end: set at most {}",
+            shutdown.deadline.show(),
+            LONGEST_DEADLINE.show()
+        );
+        let origin = reader.origin("shutdown.deadline");
+        reader.problem("shutdown.deadline", &origin, message);
+    }
     let longest = shutdown.deadline.saturating_sub(Duration::from_secs(1));
     if shutdown.drain_timeout > longest && reader.problems.len() == before {
         let message = format!(

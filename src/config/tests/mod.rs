@@ -350,6 +350,10 @@ fn the_drain_leaves_a_second_before_the_deadline() {
         "shutdown.drain_timeout (default): 5s leaves less than 1s of shutdown.deadline (5s, flag \
          --set) for deregistering: set at most 4s, or a later deadline",
     );
+    Case::minimal().set("shutdown.deadline", "2days").complains(
+        "shutdown.deadline (flag --set): 2days is longer than anything waits for a process to end: set \
+         at most 1day",
+    );
 }
 
 #[test]
