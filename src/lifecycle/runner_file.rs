@@ -1,13 +1,15 @@
 //! Where a runner's file goes, whether it can be written, and when it is removed.
 
+use hyper::Uri;
 use secrecy::ExposeSecret;
+use tokio::task::JoinError;
 use tracing::{debug, error, info, warn};
 
 use super::Lifecycle;
 use super::roster::Live;
 use crate::broker::{Record, RecordState};
 use crate::config::{Address, Settings};
-use crate::credential::{self, Owner, PathError, Pattern, RunnerFile, Target};
+use crate::credential::{self, FileError, Owner, PathError, Pattern, RunnerFile, Target};
 
 impl Lifecycle {
     /// Writes the runner's file, where there is a place for it. A runner without a file of ours is no
@@ -69,20 +71,15 @@ impl Lifecycle {
         };
         let written =
             tokio::task::spawn_blocking(move || credential::write(&target, &file, owner)).await;
-        match written {
-            Ok(Ok(())) => {
+        match flat(written) {
+            Ok(()) => {
                 info!(runner = record.name, path = %path.display(), "runner file written");
                 if let Err(error) = self.store.set_file(live.record_id, Some(path)).await {
                     error!(%error, "the store did not take the path of a runner file");
                 }
             }
-            failed => {
+            Err(reason) => {
                 live.set_file(None);
-                let reason = match failed {
-                    Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                    Ok(Ok(())) => return,
-                };
                 error!(runner = record.name, path = %path.display(), reason, "runner file not written");
             }
         }
@@ -106,17 +103,16 @@ impl Lifecycle {
             },
         };
         let removed = tokio::task::spawn_blocking(move || credential::remove(&target, &uuid)).await;
-        match removed {
-            Ok(Ok(_)) => {
+        match flat(removed) {
+            Ok(_) => {
                 live.set_file(None);
                 if let Err(error) = self.store.set_file(live.record_id, None).await {
                     error!(%error, "the store did not take that a runner file is gone");
                 }
             }
-            Ok(Err(error)) => {
-                error!(runner = record.name, path = %path.display(), %error, "runner file not removed");
+            Err(reason) => {
+                error!(runner = record.name, path = %path.display(), reason, "runner file not removed");
             }
-            Err(error) => error!(%error, "runner file not removed"),
         }
     }
 
@@ -136,20 +132,30 @@ fn target(pattern: &str, record: &Record) -> Result<Target, PathError> {
     Pattern::parse(pattern)?.expand(&record.name, record.presented.id, &record.presented.uuid)
 }
 
+/// What came of work on a thread of its own: its own error, or that it broke off.
+fn flat<T>(done: Result<Result<T, FileError>, JoinError>) -> Result<T, String> {
+    done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
 /// What the file says to dial.
 fn address(settings: &Settings, dialled: Option<&str>) -> Option<String> {
     let broker = || match &settings.listen.public_url {
-        Some(url) => Some(url.to_string().trim_end_matches('/').to_owned()),
+        Some(url) => Some(plain(url)),
         None => dialled.map(|authority| {
             format!("http://{authority}{}", settings.gitea.url.path().trim_end_matches('/'))
         }),
     };
-    let gitea = || Some(settings.gitea.url.to_string().trim_end_matches('/').to_owned());
+    let gitea = || Some(plain(&settings.gitea.url));
     match &settings.credentials.address {
         Address::Broker => broker(),
         Address::Gitea => gitea(),
         Address::Auto if settings.loopback_only() => gitea(),
         Address::Auto => broker(),
-        Address::Url(url) => Some(url.to_string().trim_end_matches('/').to_owned()),
+        Address::Url(url) => Some(plain(url)),
     }
+}
+
+/// An address as the runner's own command writes it: with no slash at its end.
+fn plain(url: &Uri) -> String {
+    url.to_string().trim_end_matches('/').to_owned()
 }

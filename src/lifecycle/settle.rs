@@ -32,9 +32,7 @@ impl Lifecycle {
     pub(super) fn add_unsettled(&self, intent: Intent, since: Instant) {
         let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
         unsettled.push(Unsettled { intent, since });
-        self.metrics
-            .unsettled_registrations
-            .set(i64::try_from(unsettled.len()).unwrap_or(i64::MAX));
+        self.count_unsettled(&unsettled);
         self.wake.notify_one();
     }
 
@@ -144,11 +142,14 @@ impl Lifecycle {
         Ok(true)
     }
 
+    fn count_unsettled(&self, unsettled: &[Unsettled]) {
+        let count = i64::try_from(unsettled.len()).unwrap_or(i64::MAX);
+        self.metrics.unsettled_registrations.set(count);
+    }
+
     fn forget_unsettled(&self, nonce: &str) {
         let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
         unsettled.retain(|one| one.intent.nonce != nonce);
-        self.metrics
-            .unsettled_registrations
-            .set(i64::try_from(unsettled.len()).unwrap_or(i64::MAX));
+        self.count_unsettled(&unsettled);
     }
 }
