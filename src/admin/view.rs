@@ -70,6 +70,128 @@ impl Runner {
     }
 }
 
+/// One enrollment token, without its secret. Times are RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// What it is called.
+    pub id: String,
+    /// `reusable` or `single_use`.
+    pub kind: String,
+    /// `active`, `disabled`, `expired`, `used_up`, and `deleted` in the answer to its deletion.
+    pub state: String,
+    /// `created`, `exchanged`, or `declared`: the settings give it.
+    pub origin: String,
+    /// Whether it is switched on.
+    pub active: bool,
+    /// The token that it was exchanged for.
+    pub parent_id: Option<String>,
+    /// For people.
+    pub description: String,
+    /// Where its runners serve.
+    pub scope: String,
+    /// Bare names that its runners may claim; empty: any.
+    pub labels: Vec<String>,
+    /// What a runner's name must match.
+    pub name_pattern: Option<String>,
+    /// Only runners that Gitea removes after one task.
+    pub ephemeral_only: bool,
+    /// How many runners in all.
+    pub max_uses: Option<u32>,
+    /// How many live runners at once.
+    pub max_runners: Option<u32>,
+    /// Where Register must come from; empty: anywhere.
+    pub allowed_cidrs: Vec<String>,
+    /// Until when it admits.
+    pub expires_at: Option<String>,
+    /// When it was made.
+    pub created_at: String,
+    /// Who made it.
+    pub created_by: String,
+    /// Its last successful registration.
+    pub last_used_at: Option<String>,
+    /// How many runners it has admitted.
+    pub uses: u64,
+    /// How many of them are alive.
+    pub live_runners: usize,
+}
+
+/// A token with its secret, which is told this once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedToken {
+    /// The token.
+    #[serde(flatten)]
+    pub token: Token,
+    /// What runners present.
+    pub secret: String,
+}
+
+/// What a new token is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewToken {
+    /// `reusable` or `single_use`; `None`: reusable.
+    pub kind: Option<String>,
+    /// For people.
+    pub description: String,
+    /// Where its runners serve; `None`: the broker's own scope.
+    pub scope: Option<String>,
+    /// Bare names that its runners may claim; empty: any.
+    pub labels: Vec<String>,
+    /// What a runner's name must match: `*` is any text, `?` any one character.
+    pub name_pattern: Option<String>,
+    /// Only runners that Gitea removes after one task.
+    pub ephemeral_only: bool,
+    /// How many runners in all.
+    pub max_uses: Option<u32>,
+    /// How many live runners at once.
+    pub max_runners: Option<u32>,
+    /// Where Register must come from, as `10.0.0.0/8`; empty: anywhere.
+    pub allowed_cidrs: Vec<String>,
+    /// Until when it admits, RFC 3339; not with `expires_in`.
+    pub expires_at: Option<String>,
+    /// For how long it admits, for example `12h` or `30d`; not with `expires_at`.
+    pub expires_in: Option<String>,
+}
+
+/// What a child is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewChild {
+    /// How long it may be used, for example `10m`; an hour at most, ten minutes where it is left out.
+    pub ttl: Option<String>,
+    /// For people.
+    pub description: String,
+    /// Bare names; the parent's list holds as well.
+    pub labels: Vec<String>,
+    /// The parent's pattern holds as well.
+    pub name_pattern: Option<String>,
+    /// Only runners that Gitea removes after one task.
+    pub ephemeral_only: bool,
+}
+
+/// One entry of the audit trail. Times are RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts up.
+    pub seq: i64,
+    /// When it happened.
+    pub at: String,
+    /// Who did it.
+    pub actor: String,
+    /// What happened, for example `token.created`.
+    pub what: String,
+    /// The enrollment token that it is about.
+    pub token_id: Option<String>,
+    /// Gitea's id of the runner that it is about.
+    pub runner_id: Option<i64>,
+    /// Its name.
+    pub runner: Option<String>,
+    /// Where the call came from.
+    pub peer: Option<IpAddr>,
+    /// A sentence or a few words.
+    pub detail: String,
+}
+
 /// The broker on one screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {

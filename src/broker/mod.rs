@@ -3,13 +3,17 @@
 pub mod activity;
 pub mod claims;
 pub mod deregistration;
+pub mod event;
 pub mod policy;
 pub mod registration;
 pub mod runner;
+pub mod token;
 
 pub use activity::{Activity, Presence};
+pub use event::{Event, What};
 pub use registration::{Intent, Key};
 pub use runner::{Credentials, Reason, Record, RecordId, RecordState};
+pub use token::Token;
 
 /// Compares two secrets in a time that depends on the presented one's length alone.
 #[must_use]

@@ -1,5 +1,9 @@
 //! Who may enroll.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::config::Scope;
 use crate::connect::messages::RegisterRequest;
 
 use super::registration::INTENT_LABEL_PREFIX;
@@ -28,6 +32,56 @@ pub enum Refusal {
          the runner one of those, and reset Gitea's token, since a runner has seen it"
     )]
     RegistrationToken,
+    /// The token was switched off.
+    #[error(
+        "the enrollment token is disabled; ask the broker's admin for another, or to enable it"
+    )]
+    Disabled,
+    /// Its time is over.
+    #[error("the enrollment token has expired; ask the broker's admin for a new one")]
+    Expired,
+    /// It has admitted as often as it may.
+    #[error(
+        "the enrollment token is used up; ask the broker's admin for a new one, or for one that is \
+         reusable"
+    )]
+    UsedUp,
+    /// As many runners as it allows are alive.
+    #[error(
+        "{0} live runners came by this enrollment token, and it allows no more at once; deregister \
+         one, or ask the broker's admin for another token"
+    )]
+    TooManyRunners(u32),
+    /// A label that is not on the token's list.
+    #[error(
+        "the enrollment token does not allow the label {0:?}; take it out of the runner's labels, or \
+         ask the broker's admin to allow it"
+    )]
+    Label(String),
+    /// The name does not match.
+    #[error(
+        "the enrollment token allows only runners whose name matches {0:?}; rename the runner \
+         (GITEA_RUNNER_NAME or --name)"
+    )]
+    Name(String),
+    /// The runner would stay.
+    #[error(
+        "the enrollment token allows only ephemeral runners; register with --ephemeral \
+         (GITEA_RUNNER_EPHEMERAL=1)"
+    )]
+    NotEphemeral,
+    /// It came from elsewhere.
+    #[error("the enrollment token is not for runners at the address {0}")]
+    Address(IpAddr),
+    /// The settings do not name its scope any more.
+    #[error("the enrollment token is for the scope {0}, which the broker does not serve any more")]
+    Scope(Scope),
+    /// Only reusable tokens are exchanged.
+    #[error("only a reusable enrollment token can be exchanged; register with this one")]
+    NotReusable,
+    /// Too many wrong tokens came from there.
+    #[error("too many wrong tokens came from this address; try again in {} s", .0.as_secs().max(1))]
+    Throttled(Duration),
     /// Something that Gitea would refuse as well, or that would be taken for the broker's own.
     #[error("{0}")]
     Request(String),

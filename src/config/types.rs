@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper::header::HeaderName;
+use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::Scope;
+use crate::broker::token::Draft;
 
 /// All settings of the broker, complete and checked.
 #[derive(Clone, Debug)]
@@ -40,11 +43,17 @@ pub struct Listen {
     pub runners: SocketAddr,
     /// How runners and jobs name the broker; `None`: as each dialled it.
     pub public_url: Option<Uri>,
+    /// Networks of proxies whose `X-Forwarded-For` names the runner's address.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { runners: (Ipv4Addr::UNSPECIFIED, 8080).into(), public_url: None }
+        Self {
+            runners: (Ipv4Addr::UNSPECIFIED, 8080).into(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -55,6 +64,16 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// Unix socket that the commands talk to.
     pub socket: PathBuf,
+    /// With it the admin API and the token page are open over TCP; `None`: they are off there.
+    pub token: Option<SecretString>,
+    /// How people name the token page, perhaps with a sub-path; `None`: as each dialled it.
+    pub public_url: Option<Uri>,
+    /// Networks of proxies whose `X-Forwarded-For` and user header are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which a trusted proxy names the user, who then is the actor in the events.
+    pub user_header: Option<HeaderName>,
+    /// Who may dial the admin listener at all; empty: everyone.
+    pub allow_cidrs: Vec<IpNet>,
 }
 
 impl Default for Admin {
@@ -62,6 +81,11 @@ impl Default for Admin {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 8081).into(),
             socket: "/var/lib/runner-broker/admin.sock".into(),
+            token: None,
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            user_header: None,
+            allow_cidrs: Vec::new(),
         }
     }
 }
@@ -82,10 +106,23 @@ pub struct Gitea {
 }
 
 /// `[enrollment]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Enrollment {
-    /// The one reusable token given by settings.
+    /// One reusable token without limits.
+    pub token: Option<SecretString>,
+    /// `[[enrollment.tokens]]`, each by its name; no name and no secret is there twice.
+    pub tokens: Vec<DeclaredToken>,
+}
+
+/// One of `[[enrollment.tokens]]`
+#[derive(Clone, Debug)]
+pub struct DeclaredToken {
+    /// Its id: small letters, digits and `-_.`, never `settings`.
+    pub name: String,
+    /// What runners present.
     pub token: SecretString,
+    /// Its kind, description and policy.
+    pub draft: Draft,
 }
 
 /// `[credentials]`
@@ -179,11 +216,16 @@ pub enum Busy {
 pub struct Store {
     /// The database file, from `sqlite:PATH`.
     pub path: PathBuf,
+    /// How long the audit trail is kept.
+    pub keep_events: Duration,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { path: "/var/lib/runner-broker/state.db".into() }
+        Self {
+            path: "/var/lib/runner-broker/state.db".into(),
+            keep_events: Duration::from_secs(90 * 24 * 60 * 60),
+        }
     }
 }
 

@@ -39,6 +39,7 @@ fn listen(reader: &mut Reader) -> Listen {
     Listen {
         runners: reader.or("listen.runners", Listen::default().runners),
         public_url: reader.optional("listen.public_url"),
+        ..Listen::default()
     }
 }
 
@@ -55,7 +56,7 @@ pub(super) fn admin(reader: &mut Reader) -> Admin {
             "is longer than the 107 bytes of a socket's path: give a shorter one".into(),
         );
     }
-    Admin { listen, socket }
+    Admin { listen, socket, ..default }
 }
 
 fn gitea(reader: &mut Reader) -> Option<Gitea> {
@@ -124,7 +125,7 @@ fn enrollment(reader: &mut Reader, gitea: Option<&Gitea>) -> Option<Enrollment> 
              make a new one with openssl rand -hex 32",
         );
     }
-    Some(Enrollment { token })
+    Some(Enrollment { token: Some(token), tokens: Vec::new() })
 }
 
 fn credentials(reader: &mut Reader) -> Credentials {
@@ -177,7 +178,8 @@ fn shutdown(reader: &mut Reader) -> Shutdown {
 }
 
 fn store(reader: &mut Reader) -> Store {
-    Store { path: reader.or("store.url", StoreUrl(Store::default().path)).0 }
+    let default = Store::default();
+    Store { path: reader.or("store.url", StoreUrl(default.path.clone())).0, ..default }
 }
 
 fn log(reader: &mut Reader) -> Log {

@@ -7,6 +7,7 @@ mod register;
 mod roster;
 mod runner_file;
 mod settle;
+mod tokens;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
 pub use register::{Registration, draining};
 pub use roster::{Live, Roster};
+pub use tokens::{By, Exchange, Issued, TokenError, TokenNow};
 pub use upkeep::STATES;
 
 use crate::broker::claims::CLAIM_TIMEOUT;

@@ -144,7 +144,11 @@ impl Proxy {
         let settings = self.lifecycle.settings.load();
         let gitea = self.lifecycle.gitea.tokens();
         let tokens = Tokens {
-            enrollment: settings.enrollment.token.expose_secret().as_bytes(),
+            enrollment: settings
+                .enrollment
+                .token
+                .as_ref()
+                .map_or(&[], |token| token.expose_secret().as_bytes()),
             registration: gitea.registration.expose_secret().as_bytes(),
         };
         policy::admit(request, &tokens).map_err(|refusal| {
@@ -153,7 +157,7 @@ impl Proxy {
                 Refusal::RegistrationToken => {
                     (Rejection::RegistrationToken, Code::PermissionDenied)
                 }
-                Refusal::Request(_) => (Rejection::Request, Code::InvalidArgument),
+                _ => (Rejection::Request, Code::InvalidArgument),
             };
             self.lifecycle.metrics.rejection(reason);
             warn!(

@@ -192,8 +192,12 @@ fn settings(
     let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let labels = CAST.map(|(_, label, full)| (label.to_owned(), full.to_owned()));
     Ok(Settings {
-        listen: config::Listen { runners: free, public_url: None },
-        admin: config::Admin { listen: free, socket: folder.join("admin.sock") },
+        listen: config::Listen { runners: free, ..config::Listen::default() },
+        admin: config::Admin {
+            listen: free,
+            socket: folder.join("admin.sock"),
+            ..config::Admin::default()
+        },
         gitea: config::Gitea {
             url: gitea.url().parse()?,
             scope: Scope::Instance,
@@ -201,7 +205,7 @@ fn settings(
             api_token: Some(api.clone()),
             ca_file: None,
         },
-        enrollment: config::Enrollment { token: enrollment.clone() },
+        enrollment: config::Enrollment { token: Some(enrollment.clone()), tokens: Vec::new() },
         credentials: config::Credentials {
             path: format!("{}/{{name}}/.runner", folder.display()),
             address: config::Address::Broker,
@@ -212,7 +216,7 @@ fn settings(
             deregister: config::Deregister::Gone,
             ..config::Shutdown::default()
         },
-        store: config::Store { path: folder.join("state.db") },
+        store: config::Store { path: folder.join("state.db"), ..config::Store::default() },
         log: config::Log::default(),
     })
 }

@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Credentials, Intent, Key, Record, RecordId, RecordState};
+use crate::broker::{Credentials, Intent, Key, Record, RecordId, RecordState, What};
 
 pub use error::StoreError;
 pub use open::folder_is_mount;
@@ -93,6 +93,21 @@ pub struct Touch {
     pub delivered: bool,
     /// Ids of the tasks in hand.
     pub tasks: Vec<i64>,
+}
+
+/// Which events are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Those about this enrollment token.
+    pub token_id: Option<String>,
+    /// Those about the runner of this id of Gitea's.
+    pub runner_id: Option<i64>,
+    /// Those of this kind.
+    pub what: Option<What>,
+    /// Those before this one, counted by `seq`.
+    pub before: Option<i64>,
+    /// At most so many, the latest.
+    pub limit: usize,
 }
 
 impl Store {

@@ -81,7 +81,8 @@ proptest! {
             let loaded = case.good();
             assert_hidden(&Ok(loaded.clone()), &secret[1..]);
             let settings = loaded.settings;
-            prop_assert_eq!(settings.enrollment.token.expose_secret(), &secret);
+            let enrollment = settings.enrollment.token.unwrap();
+            prop_assert_eq!(enrollment.expose_secret(), &secret);
             prop_assert_eq!(settings.gitea.registration_token.expose_secret(), &secret[1..]);
             let api_token = settings.gitea.api_token.unwrap();
             prop_assert_eq!(api_token.expose_secret(), &secret);

@@ -1,0 +1,2 @@
+//! The token page in a real browser.
+fn main() {}
