@@ -159,7 +159,7 @@ impl Lifecycle {
         let before = live.state();
         let state = RecordState::Deregistering(reason);
         if before != state {
-            self.store.set_state(live.record_id, state).await?;
+            self.store.set_state(live.record_id, state, None).await?;
             live.set_state(state);
         }
         self.desk.forget(live.record_id);
@@ -173,7 +173,7 @@ impl Lifecycle {
                 // A runner that an admin could not remove goes on getting tasks. One that asked itself is
                 // on its way out, and what the broker's end began is for the next start.
                 if busy || (refused && reason == Reason::Admin) {
-                    self.store.set_state(live.record_id, before).await?;
+                    self.store.set_state(live.record_id, before, None).await?;
                     live.set_state(before);
                 }
                 return Err(error);
@@ -182,7 +182,7 @@ impl Lifecycle {
         // Before the record ends, so that no crash leaves a file that nobody removes.
         self.remove_file(live).await;
         let state = RecordState::Ended(reason);
-        self.store.set_state(live.record_id, state).await?;
+        self.store.set_state(live.record_id, state, None).await?;
         live.set_state(state);
         self.roster.remove(live);
         Ok(Some(deleted))

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::Lifecycle;
 use super::desk::{Answer, Delivery, Entry, Landed};
-use crate::broker::{Credentials, Intent, Key, RecordId};
+use crate::broker::{Credentials, Event, Intent, Key, RecordId, What};
 use crate::config::Scope;
 use crate::connect::{Code, ConnectError, splice};
 use crate::fault;
@@ -184,6 +184,8 @@ impl Lifecycle {
             answer: body.clone(),
             registered_at: SystemTime::now(),
             dialled,
+            token_ids: vec![intent.key.parent_id.clone()],
+            event: Event::now("runner", What::RunnerRegistered),
         };
         let record = match self.store.complete(new).await {
             Ok(record) => record,

@@ -55,7 +55,7 @@ impl Lifecycle {
             // Whoever holds its fate writes the state itself, and must not be overtaken.
             let Ok(_fate) = live.fate.try_lock() else { continue };
             if let Some(state) = live.state_to_write() {
-                self.store.set_state(live.record_id, state).await?;
+                self.store.set_state(live.record_id, state, None).await?;
                 live.state_written(state);
             }
         }
