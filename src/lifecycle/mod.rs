@@ -139,7 +139,7 @@ impl Lifecycle {
             moved: Notify::new(),
             pressing: Notify::new(),
             draining: AtomicBool::new(false),
-            limiter: Mutex::new(Limiter::default()),
+            limiter: Mutex::new(Limiter::new(30, Duration::from_secs(1), 4096)),
             pending_events: Mutex::default(),
             token_valid: Mutex::default(),
             writable: tokio::sync::Mutex::default(),
