@@ -49,7 +49,7 @@ fn check(folder: &TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> 
 
 #[test]
 fn what_will_be_used_is_shown_with_its_origin() {
-    let environment = [("RUNNER_BROKER__LOG__LEVEL", "debug"), ("GITEA_API_TOKEN", CANARY)];
+    let environment = [("RUNNER_BROKER__LOG__LEVEL", "debug"), ("GITEA_API_TOKEN", "canary")];
     let arguments = ["--config", "config.toml", "--set", "shutdown.deadline=20s"];
     assert_snapshot!(check(&folder(), &arguments, &environment), @r"
     exit: 0
@@ -57,8 +57,14 @@ fn what_will_be_used_is_shown_with_its_origin() {
     SETTING VALUE FROM
     listen.runners 0.0.0.0:8080 default
     listen.public_url (not set) default
+    listen.trusted_proxies (not set) default
     admin.listen 127.0.0.1:8081 default
     admin.socket /var/lib/runner-broker/admin.sock default
+    admin.token (not set) default
+    admin.public_url (not set) default
+    admin.trusted_proxies (not set) default
+    admin.user_header (not set) default
+    admin.allow_cidrs (not set) default
     gitea.url http://gitea:3000/git file config.toml
     gitea.scope instance default
     gitea.registration_token_file [dir]/registration file config.toml
@@ -76,6 +82,7 @@ fn what_will_be_used_is_shown_with_its_origin() {
     shutdown.drain_timeout 5s default
     shutdown.deadline 20s flag --set
     store.url sqlite:/var/lib/runner-broker/state.db default
+    store.keep_events 90days default
     log.format text default
     log.level debug variable RUNNER_BROKER__LOG__LEVEL
     --- stderr
@@ -157,7 +164,6 @@ fn what_is_needed_is_told_with_the_way_to_give_it() {
     --- stderr
     gitea.url (not set): give Gitea's address, for example http://gitea:3000 (GITEA_INSTANCE_URL works too)
     gitea.registration_token (not set): give the token that Gitea shows under Actions, Runners, Create new Runner, in a file named by gitea.registration_token_file (GITEA_RUNNER_REGISTRATION_TOKEN_FILE works too)
-    enrollment.token (not set): give the broker's own secret that runners present, 32 characters or more, in a file named by enrollment.token_file; openssl rand -hex 32 makes one
     ");
 }
 

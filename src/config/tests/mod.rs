@@ -103,7 +103,7 @@ fn little_is_needed_and_all_of_it_is_asked_for_at_once() {
     assert_eq!(settings.gitea.scope, Scope::Instance);
     assert_eq!(settings.shutdown.deadline, Duration::from_secs(9));
     let keys: Vec<_> = Case::empty().load().unwrap_err().0.into_iter().map(|p| p.key).collect();
-    assert_eq!(keys, ["gitea.url", "gitea.registration_token", "enrollment.token"]);
+    assert_eq!(keys, ["gitea.url", "gitea.registration_token"]);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_file_that_was_named_must_be_there_and_hides_what_else_is_missing() {
     sources.environment.retain(|(name, _)| name != "RUNNER_BROKER_CONFIG");
     sources.default_file = Some(nowhere);
     let keys: Vec<_> = load(&sources).unwrap_err().0.into_iter().map(|p| p.key).collect();
-    assert_eq!(keys, ["gitea.url", "gitea.registration_token", "enrollment.token", "log.level"]);
+    assert_eq!(keys, ["gitea.url", "gitea.registration_token", "log.level"]);
 }
 
 #[test]
@@ -382,7 +382,8 @@ fn a_socket_path_that_the_system_would_refuse_is_told() {
 #[test]
 fn the_example_loads_names_every_key_and_shows_the_defaults() {
     let example = include_str!("../../../config/example.toml");
-    let is_key = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '"');
+    let is_key =
+        |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || "[\"".contains(c));
     let all: Vec<&str> = example
         .lines()
         .map(|line| line.strip_prefix('#').filter(|l| is_key(l)).unwrap_or(line))
@@ -402,12 +403,21 @@ fn the_example_loads_names_every_key_and_shows_the_defaults() {
 
     let case = secrets(Case::empty().toml(&all.join("\n")));
     let pem = rcgen::generate_simple_self_signed(["gitea".into()]).unwrap().cert.pem();
-    let (api, ca) = (case.file("a", "api"), case.file("ca.pem", &pem));
-    let loaded = case.set("gitea.api_token_file", &api).set("gitea.ca_file", &ca).good();
+    let builders = case.file("b", &ENROLLMENT.replace("canary", "builders"));
+    let (admin, api) = (case.file("admin", &"a".repeat(32)), case.file("a", "api"));
+    let ca = case.file("ca.pem", &pem);
+    let mut case = case
+        .set("admin.token_file", &admin)
+        .set("gitea.api_token_file", &api)
+        .set("gitea.ca_file", &ca);
+    case.toml = case.toml.replace("/run/secrets/enrollment_builders", &builders);
+    let loaded = case.good();
     assert_eq!(loaded.settings.credentials.address, Address::Auto);
+    assert_eq!(loaded.settings.enrollment.tokens.len(), 1);
     assert_eq!(loaded.settings.labels.len(), 2);
     for used in &loaded.used {
-        let named = used.key.split_once('.').unwrap().1;
+        let of_token = used.key.split_once("].");
+        let named = of_token.or_else(|| used.key.split_once('.')).unwrap().1;
         let line = |line: &&str| line.trim_matches('"').starts_with(named);
         assert!(all.iter().any(line), "{} is not in the example", used.key);
     }
