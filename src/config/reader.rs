@@ -202,9 +202,11 @@ impl Reader {
         }
     }
 
-    /// Says nothing where a layer could not be read: the key may well be in it.
+    /// Says nothing where a layer could not be read, as the key may well be in it, or where the key was
+    /// there and wrong.
     fn missing(&mut self, key: &str, remedy: &str) {
-        if !self.merged.incomplete {
+        let told = self.problems.iter().any(|problem| problem.key == key);
+        if !self.merged.incomplete && !told {
             self.problem(key, "not set", remedy.into());
         }
     }

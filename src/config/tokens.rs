@@ -14,7 +14,7 @@ use super::{DeclaredToken, Scope, keys, own};
 use crate::broker::token::{Draft, Kind, Policy, SETTINGS_TOKEN};
 
 /// What a table may hold.
-const FIELDS: &[&str] = &[
+pub(super) const FIELDS: &[&str] = &[
     "name",
     "token",
     "token_file",
@@ -190,20 +190,25 @@ impl Setting for Name {
     }
 }
 
+const LIMIT: &str = "is no whole number from 1 to 4294967295: give one, for example 10";
+
 /// How many may be.
 struct Limit(u32);
 
 impl Setting for Limit {
-    const INTEGER: bool = true;
-
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| {
-            format!("{text:?} is no whole number from 1 to {}: give one, for example 10", u32::MAX)
-        })
+        text.parse().map(Self).map_err(|_| format!("{text:?} {LIMIT}"))
     }
 
     fn show(&self) -> String {
         self.0.to_string()
+    }
+
+    fn read(kind: ValueKind) -> Result<Self, String> {
+        match kind {
+            ValueKind::I64(number) => Self::parse(&number.to_string()),
+            _ => Err(LIMIT.into()),
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The rules of loading, from outside.
 
+mod network;
 mod properties;
+mod secrets;
+mod tokens;
 
 use std::fs;
 use std::path::PathBuf;
@@ -285,61 +288,6 @@ fn a_value_that_is_not_unicode_is_a_problem_where_it_is_ours() {
     let line = load(&sources).unwrap_err().to_string();
     let wanted = "gitea.api_token (variable GITEA_API_TOKEN): is not UTF-8 text: give plain text";
     assert_eq!(line, wanted);
-}
-
-#[test]
-fn a_secret_comes_by_text_or_by_file_and_not_by_both() {
-    let case = Case::minimal();
-    let file = case.file("token", "canary\n");
-    let case = case.env("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", &file);
-    case.complains(
-        "gitea.registration_token (variable GITEA_RUNNER_REGISTRATION_TOKEN): is given, and so is \
-         gitea.registration_token_file (variable GITEA_RUNNER_REGISTRATION_TOKEN_FILE): remove one \
-         of them",
-    );
-    let loaded = case.env("GITEA_RUNNER_REGISTRATION_TOKEN", "").good();
-    assert_eq!(loaded.settings.gitea.registration_token.expose_secret(), "canary");
-}
-
-#[test]
-fn a_secret_given_in_the_wrong_place_is_not_repeated() {
-    Case::minimal().env("GITEA_API_TOKEN_FILE", "canary").complains(
-        "gitea.api_token_file (variable GITEA_API_TOKEN_FILE): is no absolute path: begin it with /, \
-         or give the secret itself as gitea.api_token",
-    );
-    Case::minimal().set("gitea.api_token", "canary").complains(
-        "gitea.api_token (flag --set): a secret in an argument can be read by every user: give a \
-         file with gitea.api_token_file",
-    );
-    Case::minimal().env("GITEA_API_TOKEN", "canary\u{e9}").complains(
-        "gitea.api_token (variable GITEA_API_TOKEN): holds what no token of Gitea does: give it as \
-         Gitea showed it",
-    );
-}
-
-#[test]
-fn the_enrollment_token_is_long_visible_and_the_brokers_own() {
-    const NAME: &str = "RUNNER_BROKER__ENROLLMENT__TOKEN";
-    const ORIGIN: &str = "enrollment.token (variable RUNNER_BROKER__ENROLLMENT__TOKEN):";
-    let spaced = format!("{ENROLLMENT} x");
-    for token in
-        ["canary-of-31-characters-0123456", &spaced, "canary-\u{e9}-0123456789-0123456789-01"]
-    {
-        Case::minimal().env(NAME, token).complains(&format!(
-            "{ORIGIN} is not 32 or more visible ASCII characters: make a new one with openssl rand \
-             -hex 32"
-        ));
-    }
-    let same = format!(
-        "{ORIGIN} is the same as gitea.registration_token, which runners must never see: make a new \
-         one with openssl rand -hex 32"
-    );
-    let case = Case::minimal().env("GITEA_RUNNER_REGISTRATION_TOKEN", ENROLLMENT);
-    case.complains(&same);
-    let file = case.file("token", ENROLLMENT);
-    case.env(NAME, "")
-        .env("RUNNER_BROKER__ENROLLMENT__TOKEN_FILE", &file)
-        .complains(&same.replace("token (", "token_file (").replace("TOKEN)", "TOKEN_FILE)"));
 }
 
 #[test]
