@@ -196,7 +196,10 @@ fn store(reader: &mut Reader) -> Store {
     let keep_events = reader.or(KEY, default.keep_events);
     if !KEEP_EVENTS.contains(&keep_events) {
         let origin = reader.origin(KEY);
-        let message = format!("{} is not from 1h to 10years: set such a time", keep_events.show());
+        let message = format!(
+            "{} is not within 1h and 10years: set a time that is, for example 90days",
+            keep_events.show()
+        );
         reader.problem(KEY, &origin, message);
     }
     Store { path, keep_events }

@@ -103,6 +103,37 @@ fn programs_get_json() {
 }
 
 #[test]
+fn declared_tokens_are_shown_with_what_they_set() {
+    let folder = folder();
+    let dir = folder.path().display();
+    let tokens = format!(
+        "[gitea]\nurl = \"http://gitea:3000\"\nregistration_token_file = \"{dir}/registration\"\n\
+         [[enrollment.tokens]]\nname = \"ci-builders\"\ntoken_file = \"{dir}/enrollment\"\n\
+         labels = [\"ubuntu-latest\", \"ubuntu-22.04\"]\nephemeral_only = true\nmax_runners = 10\n\
+         allowed_cidrs = [\"10.0.0.0/8\", \"192.0.2.7\"]\n\
+         [[enrollment.tokens]]\nname = \"guest\"\ntoken = \"{CANARY}-of-guest\"\n\
+         kind = \"single_use\"\nexpires_at = 2020-01-01T00:00:00+02:00\n"
+    );
+    fs::write(folder.path().join("tokens.toml"), tokens).unwrap();
+    let shown = check(&folder, &["--config", "tokens.toml"], &[]);
+    let told: Vec<_> =
+        shown.lines().filter(|line| line.starts_with("e") || line.starts_with("warning")).collect();
+    assert_snapshot!(told.join("\n"), @r"
+    exit: 0
+    enrollment.token (not set) default
+    enrollment.tokens[ci-builders].token_file [dir]/enrollment file tokens.toml
+    enrollment.tokens[ci-builders].labels ubuntu-latest,ubuntu-22.04 file tokens.toml
+    enrollment.tokens[ci-builders].ephemeral_only true file tokens.toml
+    enrollment.tokens[ci-builders].max_runners 10 file tokens.toml
+    enrollment.tokens[ci-builders].allowed_cidrs 10.0.0.0/8,192.0.2.7/32 file tokens.toml
+    enrollment.tokens[guest].token (hidden) file tokens.toml
+    enrollment.tokens[guest].kind single_use file tokens.toml
+    enrollment.tokens[guest].expires_at 2019-12-31T22:00:00Z file tokens.toml
+    warning: enrollment.tokens[guest].expires_at: is over: the token admits nobody; give a later time, or remove it
+    ");
+}
+
+#[test]
 fn a_secret_that_all_can_read_is_a_warning() {
     let folder = folder();
     let secret = folder.path().join("enrollment");
@@ -153,6 +184,46 @@ fn all_that_is_wrong_is_told_at_once() {
     labels.ubuntu-latest (file wrong.toml): "node:20" does not say where jobs run: give host, or docker:// and an image, for example docker://node:20
     shutdown.drain_timeout (default): 5s leaves less than 1s of shutdown.deadline (5s, flag --set) for deregistering: set at most 4s, or a later deadline
     store.url (flag --set): "postgres://db" is no store: give sqlite: and an absolute path, for example sqlite:/var/lib/runner-broker/state.db
+    "#);
+}
+
+#[test]
+fn all_that_is_wrong_with_tokens_and_networks_is_told_at_once() {
+    let folder = folder();
+    let dir = folder.path().display();
+    let tokens = format!(
+        "[admin]\ntoken = \"{CANARY}\"\nuser_header = \"X-WebAuth-User\"\nallow_cidrs = [\"10.0.0.1/8\"]\n\
+         [store]\nkeep_events = \"5m\"\n\
+         [[enrollment.tokens]]\nname = \"ci\"\ntoken_file = \"{dir}/enrollment\"\nmax_use = 3\nmax_runners = 0\n\
+         [[enrollment.tokens]]\nname = \"CI\"\ntoken_file = \"{dir}/none\"\nlabels = \"ubuntu-latest\"\n\
+         [[enrollment.tokens]]\nname = \"ci\"\nscope = \"org:acme\"\nexpires_at = \"tomorrow\"\n"
+    );
+    fs::write(folder.path().join("wrong.toml"), tokens).unwrap();
+    let environment = [
+        ("GITEA_INSTANCE_URL", "http://gitea:3000"),
+        ("GITEA_RUNNER_REGISTRATION_TOKEN", "canary-of-gitea"),
+        ("RUNNER_BROKER__ENROLLMENT__TOKENS", "canary"),
+        ("RUNNER_BROKER__LISTEN__TRUSTED_PROXIES", "10.0.0.0/8, proxy"),
+    ];
+    assert_snapshot!(check(&folder, &["--config", "wrong.toml"], &environment), @r#"
+    exit: 78
+    --- stdout
+    --- stderr
+    enrollment.tokens (variable RUNNER_BROKER__ENROLLMENT__TOKENS): only the settings file can hold these: write [[enrollment.tokens]] there, with a name and a token_file
+    listen.trusted_proxies (variable RUNNER_BROKER__LISTEN__TRUSTED_PROXIES): "proxy" is no network: give an address, or one with the length of its prefix, for example 10.0.0.0/8
+    admin.user_header (file wrong.toml): is believed from trusted proxies alone: set admin.trusted_proxies too, or leave it out
+    admin.allow_cidrs (file wrong.toml): "10.0.0.1/8" is an address within a network: give 10.0.0.0/8 for the network, or 10.0.0.1 for that address alone
+    enrollment.tokens[ci].max_use (file wrong.toml): is unknown: did you mean max_uses?
+    enrollment.tokens[ci].max_runners (file wrong.toml): 0 would admit nobody: give 1 or more, or leave it out
+    enrollment.tokens[2].name (file wrong.toml): "CI" is no name: give 1 to 64 small letters, digits and "-_.", a letter or digit first, for example ci-builders
+    enrollment.tokens[2].token_file (file wrong.toml): [dir]/none cannot be read: [dir]/none is missing; make it, mount it, or correct the path
+    enrollment.tokens[2].labels (file wrong.toml): "ubuntu-latest" is no list: put it in brackets, ["ubuntu-latest"]
+    enrollment.tokens[3].name (file wrong.toml): "ci" is the name of an earlier token too: give another one
+    enrollment.tokens[3].token (not set): give what runners present, 32 characters or more, in a file named by token_file; openssl rand -hex 32 makes one
+    enrollment.tokens[3].scope (file wrong.toml): org:acme is not gitea.scope (instance), the only one that runners can serve: leave it out, or give that one
+    enrollment.tokens[3].expires_at (file wrong.toml): "tomorrow" is no point in time: give date, time and offset, for example 2030-01-31T12:00:00Z
+    enrollment.tokens[ci].token_file (file wrong.toml): is the same as admin.token, which runners must never see: make a new one with openssl rand -hex 32
+    store.keep_events (file wrong.toml): 5m is not within 1h and 10years: set a time that is, for example 90days
     "#);
 }
 

@@ -96,7 +96,8 @@ fn events_are_kept_for_a_time_that_makes_sense() {
     keep("10years").good();
     for (text, shown) in [("59m 59s", "59m 59s"), ("3653d", "3653days")] {
         keep(text).complains(&format!(
-            "store.keep_events (flag --set): {shown} is not from 1h to 10years: set such a time"
+            "store.keep_events (flag --set): {shown} is not within 1h and 10years: set a time that \
+             is, for example 90days"
         ));
     }
 }
