@@ -73,12 +73,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Wrong arguments.
+    /// Wrong arguments, or what they ask for cannot be.
     pub const USAGE: u8 = 64;
     /// Something that the command needs does not answer.
     pub const UNAVAILABLE: u8 = 69;
     /// A fault of the program or the system.
     pub const INTERNAL: u8 = 70;
+    /// The broker does not let the command in.
+    pub const FORBIDDEN: u8 = 77;
     /// Wrong settings.
     pub const SETTINGS: u8 = 78;
 

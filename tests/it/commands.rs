@@ -125,7 +125,7 @@ async fn what_cannot_be_deregistered_says_why() {
     gitea.queue_task(&["host"]);
     runner.fetch_task(0).await.unwrap().0.expect("the task");
     let busy = inside(&site, &["runner", "deregister", "one"]).await;
-    assert_eq!((busy.code, busy.stdout.as_str()), (70, ""));
+    assert_eq!((busy.code, busy.stdout.as_str()), (64, ""));
     assert!(busy.stderr.contains("in hand"), "{}", busy.stderr);
     let shown = inside(&site, &["runner", "deregister", "one", "--cancel-task"]).await;
     assert_eq!((shown.code, shown.stderr.as_str()), (0, ""));
