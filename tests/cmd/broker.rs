@@ -16,6 +16,10 @@ fn where_no_broker_runs_every_command_says_so() {
         &["runner", "list"],
         &["runner", "show", "1"],
         &["runner", "deregister", "1"],
+        &["token", "list"],
+        &["token", "create"],
+        &["token", "rotate", "A"],
+        &["events"],
     ] {
         assert_eq!(
             run(folder.path(), arguments, &environment),
