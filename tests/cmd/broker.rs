@@ -65,3 +65,18 @@ fn a_runner_must_be_named() {
         assert!(shown.starts_with("exit: 64\n"), "{shown}");
     }
 }
+
+#[test]
+fn an_address_where_nobody_listens_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let shown = run(folder.path(), &["token", "list", "--url", &format!("http://{address}")], &[]);
+    assert_snapshot!(shown.replace(&address, "[address]"), @r"
+    exit: 69
+    --- stdout
+    --- stderr
+    no answer from http://[address]: Connection refused (os error 111); is the broker up, and is --url its admin address?
+    ");
+}

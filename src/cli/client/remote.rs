@@ -68,14 +68,13 @@ impl Remote {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         let answer = self.client.request(request).await.map_err(|error| {
-            let of_tls = causes(&error).any(|cause| cause.is::<rustls::Error>());
-            let remedy = if of_tls {
-                "check --url, and name the authority of its certificate with --ca-file where the \
-                 system does not know it"
-            } else if error.is_connect() {
-                "is the broker up, and is --url its admin address?"
-            } else {
+            let remedy = if !error.is_connect() {
                 "is --url the broker's admin address, with http or https as it should be?"
+            } else if self.base.starts_with("https:") {
+                "is the broker up, is --url its admin address, and does this machine, or --ca-file, \
+                 know the authority of its certificate?"
+            } else {
+                "is the broker up, and is --url its admin address?"
             };
             self.failed(&error, remedy)
         })?;
@@ -97,9 +96,12 @@ impl Remote {
         }
     }
 
-    fn failed(&self, error: &(dyn Error + 'static), remedy: &str) -> Failure {
-        let root = causes(error).last().map(ToString::to_string).unwrap_or_default();
-        let message = format!("no answer from {self}: {}; {remedy}", plain(&root));
+    fn failed(&self, error: &dyn Error, remedy: &str) -> Failure {
+        let mut root = error;
+        while let Some(beneath) = root.source() {
+            root = beneath;
+        }
+        let message = format!("no answer from {self}: {}; {remedy}", plain(&root.to_string()));
         Failure::new(Failure::UNAVAILABLE, message)
     }
 }
@@ -149,15 +151,4 @@ fn trust(url: &Uri, ca_file: Option<&Path>) -> config::Gitea {
         api_token: None,
         ca_file: ca_file.map(Into::into),
     }
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| {
-        let error: &'a (dyn Error + 'static) = *error;
-        // An `io::Error` hides what it wraps from `source`.
-        match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        }
-    })
 }
