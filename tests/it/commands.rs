@@ -282,7 +282,7 @@ async fn the_whole_life_of_a_token() {
 
     let disabled = good(inside(&site, &["token", "disable", id]).await);
     assert_eq!(disabled, format!("token {id} is disabled; live runners that stay registered: 1\n"));
-    let refused = register(&broker, &secret, "two").await.err().expect("it is disabled");
+    let refused = register(&broker, &secret, "two").await.expect_err("it is disabled");
     assert!(refused.message.contains("disabled"), "{refused}");
     let enabled = good(inside(&site, &["token", "enable", id]).await);
     assert_eq!(enabled, format!("token {id} is enabled\n"));
@@ -290,7 +290,7 @@ async fn the_whole_life_of_a_token() {
 
     let (rotated, new) = issued(&inside(&site, &["token", "rotate", id]).await);
     assert_eq!(rotated, id);
-    let refused = register(&broker, &secret, "three").await.err().expect("it is the old one");
+    let refused = register(&broker, &secret, "three").await.expect_err("it is the old one");
     assert_eq!(refused.code, "unauthenticated");
     let third = register(&broker, &new, "three").await.unwrap();
     let shown = good(inside(&site, &["token", "show", id]).await);
