@@ -1,9 +1,11 @@
 //! Errors as RFC 9457 words them.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +21,9 @@ pub const AMBIGUOUS_RUNNER: &str = "ambiguous-runner";
 pub struct Problem {
     /// What kind it is, for programs: `urn:runner-broker:…`.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Box<str>,
     /// The same for every problem of its kind.
-    pub title: String,
+    pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
     /// What is wrong this time and what to do.
@@ -29,8 +31,25 @@ pub struct Problem {
     /// Gitea's ids of the runners that may have been meant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<i64>,
+    /// What is wrong with single fields.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+    /// Seconds, told by the header `Retry-After`.
+    #[serde(skip)]
+    pub(super) retry_after: Option<u32>,
 }
 
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// Its name.
+    pub field: String,
+    /// What would be right.
+    pub detail: String,
+}
+
+/// After so many seconds to try again, where nothing better is known.
+const RETRY: u32 = 5;
 const URN: &str = "urn:runner-broker:";
 
 impl Problem {
@@ -47,12 +66,27 @@ impl Problem {
         detail: impl Into<String>,
     ) -> Self {
         Self {
-            kind: format!("{URN}{kind}"),
+            kind: format!("{URN}{kind}").into(),
             title: title.into(),
             status: status.as_u16(),
             detail: detail.into(),
             ids: Vec::new(),
+            errors: Vec::new(),
+            retry_after: None,
         }
+    }
+
+    pub(super) fn throttled(what: &str, wait: Duration) -> Self {
+        let seconds = whole_seconds(wait);
+        let detail = format!("too many {what} came from this address; try again in {seconds} s");
+        let title = "Too many failures";
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", title, detail);
+        Self { retry_after: Some(seconds), ..problem }
+    }
+
+    pub(super) fn internal(detail: impl Into<String>) -> Self {
+        let title = "The broker made a mistake";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", title, detail)
     }
 
     pub(super) fn of_request(detail: impl Into<String>) -> Self {
@@ -63,11 +97,18 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = match status {
+            StatusCode::SERVICE_UNAVAILABLE => Some(self.retry_after.unwrap_or(RETRY)),
+            _ => self.retry_after,
+        };
         let mut response = (status, Json(self)).into_response();
-        let json = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(CONTENT_TYPE, json);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -104,4 +145,10 @@ impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
         Self::of_request(rejection.body_text())
     }
+}
+
+/// Rounded up: who waits so long has waited long enough.
+fn whole_seconds(wait: Duration) -> u32 {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }

@@ -4,6 +4,8 @@ pub mod activity;
 pub mod claims;
 pub mod deregistration;
 pub mod event;
+pub mod forwarded;
+pub mod limiter;
 pub mod policy;
 pub mod registration;
 pub mod runner;

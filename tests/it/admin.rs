@@ -386,6 +386,7 @@ async fn serving_ends_at_once_whatever_clients_do() {
         listen: address,
         socket: stack.site.path("admin.sock"),
         started: Instant::now(),
+        failures: admin::Failures::default(),
     };
     let stop = CancellationToken::new();
     let serving = tokio::spawn(admin::serve_tcp(listener, shown, stop.clone()));
