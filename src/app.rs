@@ -126,6 +126,7 @@ impl App {
                 spawn(Arc::clone(&lifecycle).keep_settling()),
                 spawn(Arc::clone(&lifecycle).keep_writing()),
                 spawn(Arc::clone(&lifecycle).keep_probing()),
+                spawn(Arc::clone(&lifecycle).keep_pruning()),
             ],
             lifecycle,
         };
@@ -156,7 +157,7 @@ impl App {
     pub async fn run(self, signals: &mut mpsc::Receiver<Signal>) {
         let quit = loop {
             match signals.recv().await {
-                Some(Signal::Reload) => self.reload(),
+                Some(Signal::Reload) => self.reload().await,
                 Some(Signal::Quit) => break true,
                 Some(Signal::Terminate) | None => break false,
             }
@@ -203,7 +204,7 @@ impl App {
     }
 
     /// SIGHUP: what can change while the broker runs changes; a mistake changes nothing.
-    fn reload(&self) {
+    async fn reload(&self) {
         let new = match (self.reload)() {
             Ok(new) => new,
             Err(problems) => {
@@ -238,15 +239,17 @@ impl App {
             ..new.gitea
         };
         let listen = crate::config::Listen { runners: old.listen.runners, ..new.listen };
-        let settings = Settings {
-            listen,
-            gitea,
-            admin: old.admin.clone(),
-            store: old.store.clone(),
-            log: old.log,
-            ..new
+        let admin = crate::config::Admin {
+            listen: old.admin.listen,
+            socket: old.admin.socket.clone(),
+            ..new.admin
         };
-        self.lifecycle.settings.store(Arc::new(settings));
+        let store = crate::config::Store { path: old.store.path.clone(), ..new.store };
+        let settings = Arc::new(Settings { listen, gitea, admin, store, log: old.log, ..new });
+        self.lifecycle.settings.store(Arc::clone(&settings));
+        if let Err(error) = self.lifecycle.declare_tokens(&settings).await {
+            error!(%error, "the declared tokens hold, and the store does not have them yet");
+        }
         // What failed by the old settings may work by the new ones.
         self.lifecycle.settle_soon();
         info!("settings read again");

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::broker::{Presence, Reason, RecordId, RecordState};
 use crate::config::Deregister;
-use crate::lifecycle::{DeregisterError, Force, Lifecycle, Live};
+use crate::lifecycle::{By, DeregisterError, Force, Lifecycle, Live};
 
 /// What is kept of the deadline for the last writes.
 const FLUSH_RESERVE: Duration = Duration::from_millis(700);
@@ -220,7 +220,10 @@ impl<'a> Leaving<'a> {
                 self.tried.insert(live.record_id, Tried { next: Next::Running, wait });
                 let (lifecycle, force) = (Arc::clone(self.lifecycle), self.force);
                 self.running.spawn(async move {
-                    (live.record_id, lifecycle.deregister(&live, Reason::Shutdown, force).await)
+                    (
+                        live.record_id,
+                        lifecycle.deregister(&live, Reason::Shutdown, force, &By::broker()).await,
+                    )
                 });
             }
         }

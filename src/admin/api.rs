@@ -16,7 +16,7 @@ use super::problem::{AMBIGUOUS_RUNNER, Problem, UNKNOWN_RUNNER};
 use super::view::{Addresses, ApiToken, EnrollmentTokens, Gitea, Runner, Status, Store};
 use crate::broker::Reason;
 use crate::gitea::token_scope;
-use crate::lifecycle::{Force, Live, Roster, STATES};
+use crate::lifecycle::{By, Force, Live, Roster, STATES};
 
 pub(super) fn router() -> Router<Admin> {
     Router::new()
@@ -51,7 +51,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
         runners,
         unsettled_registrations: lifecycle.unsettled(),
         // The one that the settings give.
-        enrollment_tokens: EnrollmentTokens { active: 1 },
+        enrollment_tokens: EnrollmentTokens { active: lifecycle.tokens().len() },
         store: Store { path: lifecycle.store.path().display().to_string(), writable },
         addresses: Addresses {
             runners: admin.runners,
@@ -95,7 +95,8 @@ async fn deregister(
         false => Force::LeaveBusy,
     };
     let live = find(&admin.lifecycle.roster, &id?)?;
-    admin.lifecycle.deregister(&live, Reason::Admin, force).await?;
+    let by = By { actor: "socket".into(), peer: None };
+    admin.lifecycle.deregister(&live, Reason::Admin, force, &by).await?;
     Ok(Json(Runner::of(&admin.lifecycle, &live)))
 }
 

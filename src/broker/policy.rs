@@ -1,19 +1,16 @@
 //! Who may enroll.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use wildmatch::WildMatch;
 
 use crate::config::Scope;
 use crate::connect::messages::RegisterRequest;
 
 use super::registration::INTENT_LABEL_PREFIX;
-use super::secrets_match;
+use super::token::{MAX_TEXT, State, Token};
 
-/// Id of the enrollment token that the settings give.
-const SETTINGS_TOKEN: &str = "settings";
-
-/// Longest name and label that are taken; Gitea cuts a name at 255 characters.
-const MAX_TEXT: usize = 255;
 /// Most labels of one runner.
 const MAX_LABELS: usize = 256;
 
@@ -87,28 +84,35 @@ pub enum Refusal {
     Request(String),
 }
 
-/// The secrets that a presented token is compared with.
-pub struct Tokens<'a> {
-    /// The enrollment token given by settings.
-    pub enrollment: &'a [u8],
-    /// Gitea's registration token.
-    pub registration: &'a [u8],
+/// What a Register asks for, as far as a token may forbid it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asks<'a> {
+    /// The name asked for.
+    pub name: &'a str,
+    /// The labels asked for.
+    pub labels: &'a [String],
+    /// Whether an ephemeral runner is asked for.
+    pub ephemeral: bool,
+    /// Where it comes from.
+    pub peer: IpAddr,
 }
 
-/// Decides on a Register. The answer is the id of the enrollment token.
+/// Whether a token admits one runner more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It does.
+    Free,
+    /// Not unless a registration that runs comes to nothing.
+    Taken,
+    /// It does not.
+    None(Refusal),
+}
+
+/// Decides whether a Register can be at all, whatever its token allows.
 ///
 /// # Errors
-/// Why it is refused, in words for the one who set the runner up.
-pub fn admit(request: &RegisterRequest, tokens: &Tokens<'_>) -> Result<&'static str, Refusal> {
-    // Both are compared before either decides, so that the time does not tell which one was near.
-    let known = secrets_match(tokens.enrollment, request.token.as_bytes());
-    let registration = secrets_match(tokens.registration, request.token.as_bytes());
-    if registration {
-        return Err(Refusal::RegistrationToken);
-    }
-    if !known {
-        return Err(Refusal::Token);
-    }
+/// Why not, in words for the one who set the runner up.
+pub fn request(request: &RegisterRequest) -> Result<(), Refusal> {
     if request.name.is_empty() {
         return Err(Refusal::Request(
             "the runner has no name; set GITEA_RUNNER_NAME (or --name)".into(),
@@ -121,11 +125,110 @@ pub fn admit(request: &RegisterRequest, tokens: &Tokens<'_>) -> Result<&'static 
                 .into(),
         ));
     }
-    labels(&request.labels)?;
-    Ok(SETTINGS_TOKEN)
+    labels(&request.labels)
 }
 
-/// Decides on the labels of a Register or a Declare.
+/// Decides whether a token is in force: the token itself and then each of its ancestors.
+///
+/// # Errors
+/// The first of them that is not says why.
+pub fn in_force<'a>(
+    chain: impl IntoIterator<Item = &'a Token>,
+    now: SystemTime,
+) -> Result<(), Refusal> {
+    chain.into_iter().try_for_each(|token| match token.state(now) {
+        State::Active | State::UsedUp => Ok(()),
+        State::Disabled => Err(Refusal::Disabled),
+        State::Expired => Err(Refusal::Expired),
+        // As if it had never been.
+        State::Deleted => Err(Refusal::Token),
+    })
+}
+
+/// Decides whether a token allows what a Register asks for: the token itself and then each of its
+/// ancestors, so that none allows more than its parent. How often it may is told by [`room`].
+///
+/// # Errors
+/// What is not allowed, in words for the one who set the runner up.
+pub fn allows<'a>(
+    chain: impl IntoIterator<Item = &'a Token>,
+    asks: &Asks<'_>,
+    now: SystemTime,
+) -> Result<(), Refusal> {
+    chain.into_iter().try_for_each(|token| {
+        in_force([token], now)?;
+        from_there(token, asks.peer)?;
+        let policy = &token.policy;
+        if policy.ephemeral_only && !asks.ephemeral {
+            return Err(Refusal::NotEphemeral);
+        }
+        if let Some(pattern) = &policy.name_pattern
+            && !WildMatch::new(pattern).matches(asks.name)
+        {
+            return Err(Refusal::Name(pattern.clone()));
+        }
+        labels_allowed([token], asks.labels)
+    })
+}
+
+/// Decides on the address that a token is presented from.
+///
+/// # Errors
+/// It is not for there.
+pub fn from_there(token: &Token, peer: IpAddr) -> Result<(), Refusal> {
+    let networks = &token.policy.allowed_cidrs;
+    if networks.is_empty() || networks.iter().any(|network| network.contains(&peer)) {
+        Ok(())
+    } else {
+        Err(Refusal::Address(peer))
+    }
+}
+
+/// Decides on the labels that a runner claims, in Register and in Declare.
+///
+/// # Errors
+/// The first label that a token or an ancestor of it does not allow.
+pub fn labels_allowed<'a>(
+    chain: impl IntoIterator<Item = &'a Token>,
+    labels: &[String],
+) -> Result<(), Refusal> {
+    chain.into_iter().try_for_each(|token| {
+        let allowed = &token.policy.labels;
+        // A label may come in its full form, `name:docker://image`.
+        let bare = |label: &str| label.split_once(':').map_or(label, |(name, _)| name).to_owned();
+        match labels.iter().find(|label| !allowed.contains(&bare(label))) {
+            Some(label) if !allowed.is_empty() => Err(Refusal::Label(label.clone())),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// Whether a token admits one runner more. `live` of those that came by it are alive, and `running` more
+/// registrations by it have no result yet.
+#[must_use]
+pub fn room(token: &Token, live: usize, running: usize) -> Room {
+    let (live, running) = (live as u64, running as u64);
+    let mut room = Room::Free;
+    if let Some(allowed) = token.uses_allowed() {
+        if token.uses >= allowed {
+            return Room::None(Refusal::UsedUp);
+        }
+        if token.uses + running >= allowed {
+            room = Room::Taken;
+        }
+    }
+    if let Some(allowed) = token.policy.max_runners {
+        if live >= u64::from(allowed) {
+            return Room::None(Refusal::TooManyRunners(allowed));
+        }
+        if live + running >= u64::from(allowed) {
+            room = Room::Taken;
+        }
+    }
+    room
+}
+
+/// Decides whether labels of a Register or a Declare can be at all.
 ///
 /// # Errors
 /// Which label cannot be.
@@ -150,55 +253,4 @@ pub fn labels(labels: &[String]) -> Result<(), Refusal> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TOKENS: Tokens<'static> = Tokens {
-        enrollment: b"an-enrollment-token-of-32-chars-or-more",
-        registration: b"the-registration-token-of-gitea-itself",
-    };
-
-    fn request(token: &[u8]) -> RegisterRequest {
-        RegisterRequest {
-            name: "builder".into(),
-            token: String::from_utf8(token.to_vec()).unwrap(),
-            labels: vec!["ubuntu-latest".into()],
-            ..RegisterRequest::default()
-        }
-    }
-
-    #[test]
-    fn the_enrollment_token_admits() {
-        assert_eq!(admit(&request(TOKENS.enrollment), &TOKENS), Ok(SETTINGS_TOKEN));
-    }
-
-    #[test]
-    fn unknown_empty_and_nearly_right_tokens_get_one_answer() {
-        for token in ["", "x", "an-enrollment-token-of-32-chars-or-mor"] {
-            assert_eq!(admit(&request(token.as_bytes()), &TOKENS), Err(Refusal::Token));
-        }
-    }
-
-    #[test]
-    fn giteas_own_token_is_named_as_such_and_not_shown() {
-        let refusal = admit(&request(TOKENS.registration), &TOKENS).unwrap_err();
-        assert_eq!(refusal, Refusal::RegistrationToken);
-        assert!(!refusal.to_string().contains("the-registration-token-of-gitea-itself"));
-    }
-
-    #[test]
-    fn a_name_is_needed_and_checked_after_the_token() {
-        let mut nameless = request(TOKENS.enrollment);
-        nameless.name.clear();
-        assert!(matches!(admit(&nameless, &TOKENS), Err(Refusal::Request(_))));
-        nameless.token = "wrong".into();
-        assert_eq!(admit(&nameless, &TOKENS), Err(Refusal::Token));
-    }
-
-    #[test]
-    fn the_brokers_own_label_is_refused() {
-        let refusal = labels(&["host".into(), "rb-intent-00".into()]).unwrap_err();
-        assert!(refusal.to_string().contains("rb-intent-"));
-        assert!(labels(&["host".into(), "my-rb-intent-x".into()]).is_ok());
-    }
-}
+mod tests;

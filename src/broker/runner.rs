@@ -101,6 +101,8 @@ pub enum Reason {
     Runner,
     /// An admin asked.
     Admin,
+    /// Its enrollment token was disabled or deleted together with its runners.
+    Revoked,
     /// The broker shut down.
     Shutdown,
     /// The registration could not be kept.
@@ -111,8 +113,8 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for metrics and for reading the store.
-    pub const ALL: [Self; 5] =
-        [Self::Runner, Self::Admin, Self::Shutdown, Self::Rollback, Self::Orphan];
+    pub const ALL: [Self; 6] =
+        [Self::Runner, Self::Admin, Self::Revoked, Self::Shutdown, Self::Rollback, Self::Orphan];
 
     /// The word for it in the store, in metrics and in the log.
     #[must_use]
@@ -120,6 +122,7 @@ impl Reason {
         match self {
             Self::Runner => "runner",
             Self::Admin => "admin",
+            Self::Revoked => "revoked",
             Self::Shutdown => "shutdown",
             Self::Rollback => "rollback",
             Self::Orphan => "orphan",

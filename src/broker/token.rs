@@ -23,7 +23,7 @@ pub const SETTINGS_TOKEN: &str = "settings";
 pub const MAX_DESCRIPTION: usize = 500;
 /// Longest list of labels or networks.
 pub const MAX_LIST: usize = 256;
-/// Longest label and name pattern, in bytes.
+/// Longest name, label and name pattern that are taken; Gitea cuts a name at 255 characters.
 pub const MAX_TEXT: usize = 255;
 
 /// How often a token admits.

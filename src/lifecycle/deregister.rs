@@ -9,8 +9,9 @@ use tracing::{debug, error, info, warn};
 
 use super::Lifecycle;
 use super::roster::Live;
+use super::tokens::By;
 use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_delete};
-use crate::broker::{Credentials, Intent, Reason, RecordState};
+use crate::broker::{Credentials, Event, Intent, Reason, RecordState, What};
 use crate::gitea::{CallError, DeleteAnswer, RestError, token_scope};
 use crate::store::StoreError;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
@@ -73,8 +74,9 @@ impl Lifecycle {
         live: &Arc<Live>,
         reason: Reason,
         force: Force,
+        by: &By,
     ) -> Result<(), DeregisterError> {
-        let result = self.attempt(live, reason, force, false).await;
+        let result = self.attempt(live, reason, force, by.clone(), false).await;
         if result.is_err() && live.is_deregistering() && !self.is_draining() {
             self.settle_soon();
         }
@@ -88,7 +90,7 @@ impl Lifecycle {
         reason: Reason,
         force: Force,
     ) -> Result<(), DeregisterError> {
-        self.attempt(live, reason, force, true).await
+        self.attempt(live, reason, force, By::broker(), true).await
     }
 
     async fn attempt(
@@ -96,6 +98,7 @@ impl Lifecycle {
         live: &Arc<Live>,
         reason: Reason,
         force: Force,
+        by: By,
         again: bool,
     ) -> Result<(), DeregisterError> {
         let this = Arc::clone(self);
@@ -109,7 +112,7 @@ impl Lifecycle {
                 RecordState::Deregistering(earlier) if reason == Reason::Shutdown => earlier,
                 _ => reason,
             };
-            let result = this.delete(&live, reason, force).await;
+            let result = this.delete(&live, reason, force, by).await;
             this.tell(&live, reason, &result);
             result.map(drop)
         });
@@ -151,6 +154,7 @@ impl Lifecycle {
         live: &Live,
         reason: Reason,
         force: Force,
+        by: By,
     ) -> Result<Option<Outcome>, DeregisterError> {
         if self.gitea.tokens().api.is_none() {
             return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
@@ -159,7 +163,7 @@ impl Lifecycle {
         let before = live.state();
         let state = RecordState::Deregistering(reason);
         if before != state {
-            self.store.set_state(live.record_id, state).await?;
+            self.store.set_state(live.record_id, state, None).await?;
             live.set_state(state);
         }
         self.desk.forget(live.record_id);
@@ -171,9 +175,14 @@ impl Lifecycle {
                 let refused = matches!(error, DeregisterError::Refused(_));
                 let busy = matches!(error, DeregisterError::Busy(_));
                 // A runner that an admin could not remove goes on getting tasks. One that asked itself is
-                // on its way out, and what the broker's end began is for the next start.
-                if busy || (refused && reason == Reason::Admin) {
-                    self.store.set_state(live.record_id, before).await?;
+                // on its way out, and so is one whose token was withdrawn with it; what the broker's end
+                // began is for the next start.
+                if reason != Reason::Revoked && (busy || (refused && reason == Reason::Admin)) {
+                    let before = match self.enrollment.revokes(&live.parent_id) {
+                        true => RecordState::Deregistering(Reason::Revoked),
+                        false => before,
+                    };
+                    self.store.set_state(live.record_id, before, None).await?;
                     live.set_state(before);
                 }
                 return Err(error);
@@ -182,9 +191,19 @@ impl Lifecycle {
         // Before the record ends, so that no crash leaves a file that nobody removes.
         self.remove_file(live).await;
         let state = RecordState::Ended(reason);
-        self.store.set_state(live.record_id, state).await?;
+        let record = live.record();
+        let event = Event {
+            token_id: Some(record.parent_id),
+            runner_id: Some(live.upstream.id),
+            runner: Some(record.name),
+            peer: by.peer,
+            detail: reason.as_str().into(),
+            ..Event::now(by.actor, What::RunnerDeregistered)
+        };
+        self.store.set_state(live.record_id, state, Some(event)).await?;
         live.set_state(state);
         self.roster.remove(live);
+        self.enrollment.left(&live.parent_id);
         Ok(Some(deleted))
     }
 
@@ -295,6 +314,7 @@ impl Lifecycle {
         match self.gitea.delete_runner(&intent.scope, credentials.id).await {
             Ok(DeleteAnswer::Deleted) => {
                 self.metrics.deregistration(Reason::Rollback, Outcome::Deleted);
+                self.note_removed(&intent, credentials.id, Reason::Rollback);
                 if let Err(error) = self.store.drop_intent(&intent.nonce).await {
                     error!(%error, "the store did not let go of a registration that was undone");
                     self.add_unsettled(intent, std::time::Instant::now());
@@ -315,6 +335,17 @@ impl Lifecycle {
                 self.add_unsettled(intent, std::time::Instant::now());
             }
         }
+    }
+
+    /// Notes that a runner without a record is gone from Gitea.
+    pub(super) fn note_removed(&self, intent: &Intent, id: i64, reason: Reason) {
+        self.note_event(Event {
+            token_id: Some(intent.key.parent_id.clone()),
+            runner_id: Some(id),
+            runner: Some(intent.key.name.clone()),
+            detail: reason.as_str().into(),
+            ..Event::now("broker", What::RunnerDeregistered)
+        });
     }
 
     /// What the settings say of busy runners at shutdown.

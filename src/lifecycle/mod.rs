@@ -1,9 +1,15 @@
 //! Carries out what [`broker`](crate::broker) decides: registrations, deregistrations, and what is left
 //! of them after a crash or a lost answer.
 
+mod admission;
+mod audit;
+mod declared;
 mod deregister;
 mod desk;
+mod enrollment;
+mod random;
 mod register;
+mod revoke;
 mod roster;
 mod runner_file;
 mod settle;
@@ -11,7 +17,7 @@ mod tokens;
 mod upkeep;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -21,15 +27,18 @@ use tokio_util::task::TaskTracker;
 
 pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
+pub use enrollment::Enrollment;
 pub use register::{Registration, draining};
 pub use roster::{Live, Roster};
 pub use tokens::{By, Exchange, Issued, TokenError, TokenNow};
 pub use upkeep::STATES;
 
+use crate::broker::Event;
 use crate::broker::claims::CLAIM_TIMEOUT;
+use crate::broker::limiter::Limiter;
 use crate::config::Settings;
 use crate::gitea::{GiteaClient, REGISTER_LIMIT};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoredToken};
 use crate::telemetry::Metrics;
 use desk::Desk;
 use settle::Unsettled;
@@ -78,6 +87,8 @@ pub struct Lifecycle {
     pub gitea: GiteaClient,
     /// The live runners.
     pub roster: Roster,
+    /// The tokens that they came by.
+    pub enrollment: Arc<Enrollment>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     timing: Timing,
@@ -92,6 +103,9 @@ pub struct Lifecycle {
     /// What the traffic told should be on disk at once.
     pressing: Notify,
     draining: AtomicBool,
+    /// Who presented wrong enrollment tokens.
+    limiter: Mutex<Limiter>,
+    pending_events: Mutex<Vec<Event>>,
     /// What the last probe of the API token found.
     token_valid: Mutex<Option<bool>>,
     writable: tokio::sync::Mutex<upkeep::Writable>,
@@ -114,6 +128,7 @@ impl Lifecycle {
             store,
             gitea,
             roster: Roster::default(),
+            enrollment: Arc::default(),
             metrics,
             timing,
             desk: Arc::default(),
@@ -124,12 +139,25 @@ impl Lifecycle {
             moved: Notify::new(),
             pressing: Notify::new(),
             draining: AtomicBool::new(false),
+            limiter: Mutex::new(Limiter::new(30, Duration::from_secs(1), 4096)),
+            pending_events: Mutex::default(),
             token_valid: Mutex::default(),
             writable: tokio::sync::Mutex::default(),
         };
+        for StoredToken { token, secrets } in lifecycle.store.tokens().await? {
+            let id = token.id.clone();
+            lifecycle.enrollment.put(token);
+            for secret in secrets {
+                lifecycle.enrollment.put_secret(&id, secret.digest, secret.until);
+            }
+        }
+        lifecycle.declare_tokens(&lifecycle.settings.load_full()).await?;
         for record in lifecycle.store.runners().await? {
+            lifecycle.enrollment.joined(&record.parent_id);
             lifecycle.roster.insert(record);
         }
+        // A crash may have come between a token's end and that of its runners.
+        lifecycle.revoke_runners().await?;
         let now = Instant::now();
         for claim in lifecycle.store.answers(SystemTime::now() - CLAIM_TIMEOUT).await? {
             let age = claim.registered_at.elapsed().unwrap_or_default();
@@ -174,6 +202,10 @@ impl Lifecycle {
             self.desk.forget(live.record_id);
             self.pressing.notify_one();
         }
+    }
+
+    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a registration that was begun has no result yet.

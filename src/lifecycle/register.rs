@@ -12,7 +12,10 @@ use tracing::{error, info, warn};
 
 use super::Lifecycle;
 use super::desk::{Answer, Delivery, Entry, Landed};
-use crate::broker::{Credentials, Intent, Key, RecordId};
+use super::enrollment::Reservation;
+use super::random::random;
+use crate::broker::policy::Asks;
+use crate::broker::{Credentials, Event, Intent, Key, RecordId, What};
 use crate::config::Scope;
 use crate::connect::{Code, ConnectError, splice};
 use crate::fault;
@@ -35,6 +38,22 @@ pub struct Registration {
     pub headers: HeaderMap,
     /// The address at which the runner dialled the broker, where it told one.
     pub dialled: Option<String>,
+}
+
+/// Why a registration came to nothing.
+enum Failed {
+    /// By its token; counted and noted already.
+    Refused(ConnectError),
+    /// By anything else.
+    Other(Outcome, ConnectError),
+}
+
+impl Failed {
+    fn into_error(self) -> ConnectError {
+        match self {
+            Self::Refused(error) | Self::Other(_, error) => error,
+        }
+    }
 }
 
 impl Lifecycle {
@@ -71,13 +90,18 @@ impl Lifecycle {
                 self.running.spawn(async move {
                     let begun = Instant::now();
                     let scope = this.settings.load().gitea.scope.clone();
+                    let key = registration.key.clone();
                     let result = this.run(&scope, registration).await;
                     let outcome = match &result {
                         Ok(_) => Outcome::Registered,
-                        Err((outcome, _)) => *outcome,
+                        Err(Failed::Refused(_)) => Outcome::Rejected,
+                        Err(Failed::Other(outcome, error)) => {
+                            this.note_failed(&key, error);
+                            *outcome
+                        }
                     };
                     this.metrics.registration(&scope.to_string(), outcome, begun.elapsed());
-                    landing.with(result.map_err(|(_, error)| error));
+                    landing.with(result.map_err(Failed::into_error));
                     this.has_moved();
                 });
                 waiter
@@ -115,19 +139,31 @@ impl Lifecycle {
         self: &Arc<Self>,
         scope: &Scope,
         registration: Registration,
-    ) -> Result<Landed, (Outcome, ConnectError)> {
+    ) -> Result<Landed, Failed> {
         let Registration { key, version, body, headers, dialled } = registration;
-        let Ok(_slot) = timeout(TURN_LIMIT, self.slots.acquire()).await else {
+        let refuse = |refusal| {
+            Failed::Refused(self.refuse(&refusal, Some(&key.parent_id), &key.name, key.peer))
+        };
+        let asks =
+            Asks { name: &key.name, labels: &key.labels, ephemeral: key.ephemeral, peer: key.peer };
+        let turn = async {
+            let place = self.enrollment.reserve(&key.parent_id, asks, scope).await;
+            (place, self.slots.acquire().await)
+        };
+        let Ok((place, _slot)) = timeout(TURN_LIMIT, turn).await else {
             self.metrics.rejection(Rejection::Overload);
             warn!(runner = key.name, "registration refused: its turn did not come; is Gitea slow?");
-            return Err((Outcome::Rejected, overloaded()));
+            return Err(Failed::Other(Outcome::Rejected, overloaded()));
         };
+        let place = place.map_err(refuse)?;
+        // While it waited, its token may have been switched off.
+        self.enrollment.allows(&key.parent_id, &asks, scope).map_err(refuse)?;
         if self.is_draining() {
-            return Err((Outcome::Rejected, draining()));
+            return Err(Failed::Other(Outcome::Rejected, draining()));
         }
 
         let intent = Intent {
-            nonce: nonce(),
+            nonce: random::<16>().iter().map(|byte| format!("{byte:02x}")).collect(),
             scope: scope.clone(),
             key,
             version,
@@ -140,21 +176,24 @@ impl Lifecycle {
             token.expose_secret(),
             &intent.label(),
         )
-        .map_err(|error| (Outcome::Rejected, error))?;
+        .map_err(|error| Failed::Other(Outcome::Rejected, error))?;
 
         fault::point("register-begun");
         if let Err(error) = self.store.insert_intent(intent.clone()).await {
             self.metrics.store_writable.set(0);
             error!(%error, runner = intent.key.name, "registration refused: the store takes no writes");
-            return Err((Outcome::Failed, store_failed()));
+            return Err(Failed::Other(Outcome::Failed, store_failed()));
         }
         fault::point("intent-stored");
 
         let answer = self.gitea.register(intent.key.codec, spliced.into(), headers).await;
         fault::point("gitea-answered");
         match answer {
-            Ok(answer) => self.keep(intent, answer, dialled).await,
-            Err(failure) => Err(self.failed(intent, failure).await),
+            Ok(answer) => self.keep(intent, place, answer, dialled).await,
+            Err(failure) => {
+                let (outcome, error) = self.failed(intent, failure).await;
+                Err(Failed::Other(outcome, error))
+            }
         }
     }
 
@@ -162,9 +201,10 @@ impl Lifecycle {
     async fn keep(
         self: &Arc<Self>,
         intent: Intent,
+        place: Reservation,
         answer: RegisterAnswer,
         dialled: Option<String>,
-    ) -> Result<Landed, (Outcome, ConnectError)> {
+    ) -> Result<Landed, Failed> {
         let registered = Instant::now();
         let RegisterAnswer { headers, body, runner } = answer;
         let label = intent.label();
@@ -175,6 +215,16 @@ impl Lifecycle {
         };
         let credentials =
             Credentials { id: runner.id, uuid: runner.uuid, token: runner.token.into() };
+        let registered_at = SystemTime::now();
+        let event = Event {
+            at: registered_at,
+            token_id: Some(intent.key.parent_id.clone()),
+            runner_id: Some(credentials.id),
+            runner: Some(runner.name.clone()),
+            peer: Some(intent.key.peer),
+            detail: intent.key.labels.join(","),
+            ..Event::now("runner", What::RunnerRegistered)
+        };
         let new = NewRunner {
             intent: intent.clone(),
             credentials: credentials.clone(),
@@ -182,8 +232,10 @@ impl Lifecycle {
             labels: intent.key.labels.clone(),
             version: intent.version.clone(),
             answer: body.clone(),
-            registered_at: SystemTime::now(),
+            registered_at,
             dialled,
+            token_ids: place.token_ids().to_vec(),
+            event,
         };
         let record = match self.store.complete(new).await {
             Ok(record) => record,
@@ -191,16 +243,22 @@ impl Lifecycle {
                 self.metrics.store_writable.set(0);
                 error!(%error, runner = intent.key.name, "the store took no record: undoing the registration");
                 self.roll_back(intent, &credentials).await;
-                return Err((Outcome::Failed, store_failed()));
+                return Err(Failed::Other(Outcome::Failed, store_failed()));
             }
         };
         fault::point("credentials-stored");
+        self.enrollment.joined(&record.parent_id);
         let live = self.roster.insert(record);
+        place.used(registered_at);
+        if let Err(error) = self.revoke_landed(&live).await {
+            error!(%error, id = credentials.id, "the store did not take that a runner is to go");
+        }
         self.write_file(&live).await;
         fault::point("file-written");
         info!(
             runner = intent.key.name,
             id = credentials.id,
+            token = intent.key.parent_id,
             scope = %intent.scope,
             peer = %intent.key.peer,
             labels = intent.key.labels.join(","),
@@ -318,13 +376,4 @@ fn store_failed() -> ConnectError {
         Code::Unavailable,
         "the broker cannot write its records, so it registers nobody; its log tells why",
     )
-}
-
-/// 128 random bits: nobody else's label is like it. Straight from the kernel: the library's own generator
-/// gathers entropy for a tenth of a second at its first use, on the thread that serves everyone.
-fn nonce() -> String {
-    let mut bytes = [0_u8; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .expect("the kernel gives 16 random bytes at once");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -16,6 +16,8 @@ pub struct Live {
     pub record_id: RecordId,
     /// Where it serves.
     pub scope: Scope,
+    /// Id of the enrollment token that it came by.
+    pub parent_id: String,
     /// What it shows.
     pub presented: Credentials,
     /// What Gitea knows.
@@ -41,6 +43,7 @@ impl Live {
         Self {
             record_id: record.record_id,
             scope: record.scope.clone(),
+            parent_id: record.parent_id.clone(),
             presented: record.presented.clone(),
             upstream: record.upstream.clone(),
             fate: tokio::sync::Mutex::new(()),

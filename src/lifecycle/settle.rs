@@ -116,6 +116,7 @@ impl Lifecycle {
                         return Ok(false);
                     }
                     self.metrics.deregistration(Reason::Orphan, Outcome::Deleted);
+                    self.note_removed(intent, id, Reason::Orphan);
                     info!(
                         runner = intent.key.name,
                         id,

@@ -8,10 +8,24 @@ use std::time::{Duration, SystemTime};
 use secrecy::SecretString;
 
 use super::Lifecycle;
-use crate::broker::Event;
-use crate::broker::policy::Refusal;
-use crate::broker::token::{Draft, State, Token};
-use crate::store::{EventFilter, StoreError};
+use super::audit::tell;
+use super::random::random_bytes;
+use crate::broker::policy::{self, Refusal};
+use crate::broker::secret::{compose, digest, new_id, new_secret};
+use crate::broker::token::{Draft, Kind, Origin, Policy, State, Token};
+use crate::broker::{Event, What};
+use crate::store::StoreError;
+
+/// How long a child may be used, where its holder does not say.
+const CHILD_TTL: Duration = Duration::from_secs(10 * 60);
+/// The longest that a child may be used.
+const MAX_CHILD_TTL: Duration = Duration::from_secs(60 * 60);
+/// Most children of one token that wait for their runners.
+const MAX_UNUSED_CHILDREN: usize = 1000;
+/// Most tokens that admins make.
+const MAX_TOKENS: usize = 10_000;
+/// The longest that an old secret goes on.
+const MAX_OVERLAP: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Who changes something, for the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +102,29 @@ pub enum TokenError {
     Store(#[from] StoreError),
 }
 
+impl By {
+    /// The broker itself.
+    #[must_use]
+    pub fn broker() -> Self {
+        Self { actor: "broker".into(), peer: None }
+    }
+
+    /// A runner, by its own credentials.
+    #[must_use]
+    pub fn runner(peer: IpAddr) -> Self {
+        Self { actor: "runner".into(), peer: Some(peer) }
+    }
+
+    /// An event of theirs about a token.
+    fn event(&self, what: What, token_id: &str) -> Event {
+        Event {
+            token_id: Some(token_id.to_owned()),
+            peer: self.peer,
+            ..Event::now(self.actor.clone(), what)
+        }
+    }
+}
+
 fn sentences(wrong: &[(&'static str, String)]) -> String {
     wrong.iter().map(|(field, text)| format!("{field}: {text}")).collect::<Vec<_>>().join("; ")
 }
@@ -96,7 +133,9 @@ impl Lifecycle {
     /// All tokens that are not deleted, oldest first.
     #[must_use]
     pub fn tokens(&self) -> Vec<TokenNow> {
-        unimplemented!()
+        let mut all = self.enrollment.all();
+        all.retain(|token| token.state != State::Deleted);
+        all
     }
 
     /// One that is not deleted.
@@ -104,7 +143,10 @@ impl Lifecycle {
     /// # Errors
     /// There is none.
     pub fn token(&self, id: &str) -> Result<TokenNow, TokenError> {
-        unimplemented!("{id}")
+        self.enrollment
+            .get(id)
+            .filter(|token| token.state != State::Deleted)
+            .ok_or_else(|| TokenError::Unknown(id.to_owned()))
     }
 
     /// Makes one.
@@ -112,7 +154,40 @@ impl Lifecycle {
     /// # Errors
     /// It cannot be so, or was not kept.
     pub async fn create_token(&self, draft: Draft, by: &By) -> Result<Issued, TokenError> {
-        unimplemented!("{draft:?}{by:?}")
+        let now = SystemTime::now();
+        draft.check(now).map_err(TokenError::Invalid)?;
+        let served = &self.settings.load().gitea.scope;
+        if draft.policy.scope != *served {
+            let text =
+                format!("the broker serves only the scope {served}: give that, or leave it out");
+            return Err(TokenError::Invalid(vec![("scope", text)]));
+        }
+        let _changing = self.enrollment.changing.lock().await;
+        if self.tokens().len() >= MAX_TOKENS {
+            return Err(TokenError::Conflict(format!(
+                "there are {MAX_TOKENS} tokens already: delete some that are not needed any more"
+            )));
+        }
+        self.issue(
+            Token {
+                id: self.free_id(),
+                kind: draft.kind,
+                origin: Origin::Created,
+                active: true,
+                cascade: false,
+                deleted_at: None,
+                parent_id: None,
+                description: draft.description,
+                policy: draft.policy,
+                created_at: now,
+                created_by: by.actor.clone(),
+                last_used_at: None,
+                uses: 0,
+            },
+            by,
+            What::TokenCreated,
+        )
+        .await
     }
 
     /// Switches one on.
@@ -120,7 +195,11 @@ impl Lifecycle {
     /// # Errors
     /// Nothing was changed.
     pub async fn enable_token(&self, id: &str, by: &By) -> Result<TokenNow, TokenError> {
-        unimplemented!("{id}{by:?}")
+        self.change_token(id, by, What::TokenEnabled, |token| {
+            token.active = true;
+            token.cascade = false;
+        })
+        .await
     }
 
     /// Switches one off. With `cascade`, its runners get no task any more, and are deregistered in the
@@ -134,7 +213,15 @@ impl Lifecycle {
         cascade: bool,
         by: &By,
     ) -> Result<TokenNow, TokenError> {
-        unimplemented!("{id}{cascade}{by:?}")
+        let now = self.change_token(id, by, What::TokenDisabled, |token| {
+            token.active = false;
+            token.cascade |= cascade;
+        });
+        let now = now.await?;
+        if cascade {
+            self.revoke_runners().await?;
+        }
+        Ok(now)
     }
 
     /// Makes a single-use token reusable.
@@ -142,7 +229,13 @@ impl Lifecycle {
     /// # Errors
     /// Nothing was changed.
     pub async fn pin_token(&self, id: &str, by: &By) -> Result<TokenNow, TokenError> {
-        unimplemented!("{id}{by:?}")
+        if self.token(id)?.token.origin == Origin::Exchanged {
+            return Err(TokenError::Conflict(format!(
+                "the token {id:?} was exchanged for another one, to be used once: pin that one, or \
+                 make a new token"
+            )));
+        }
+        self.change_token(id, by, What::TokenPinned, |token| token.kind = Kind::Reusable).await
     }
 
     /// Makes a reusable token single-use; one that has admitted a runner is then used up.
@@ -150,7 +243,7 @@ impl Lifecycle {
     /// # Errors
     /// Nothing was changed.
     pub async fn unpin_token(&self, id: &str, by: &By) -> Result<TokenNow, TokenError> {
-        unimplemented!("{id}{by:?}")
+        self.change_token(id, by, What::TokenUnpinned, |token| token.kind = Kind::SingleUse).await
     }
 
     /// Gives one a new secret; the old one goes on for `overlap`.
@@ -163,10 +256,30 @@ impl Lifecycle {
         overlap: Duration,
         by: &By,
     ) -> Result<Issued, TokenError> {
-        unimplemented!("{id}{overlap:?}{by:?}")
+        if overlap > MAX_OVERLAP {
+            return Err(TokenError::Invalid(vec![(
+                "overlap",
+                "an old secret goes on for a year at most: give a shorter overlap".into(),
+            )]));
+        }
+        let _changing = self.enrollment.changing.lock().await;
+        let token = self.changeable(id)?;
+        let text = new_secret(random_bytes());
+        let (digest, until) = (digest(text.as_bytes()), SystemTime::now() + overlap);
+        let mut event = by.event(What::TokenRotated, id);
+        event.detail = match overlap {
+            Duration::ZERO => "the old secret has ended".into(),
+            _ => format!("the old secret ends in {}", humantime::format_duration(overlap)),
+        };
+        self.store.rotate_token(id, digest, until, event.clone()).await?;
+        self.enrollment.end_secrets(id, until);
+        self.enrollment.put_secret(id, digest, None);
+        tell(&event);
+        Ok(Issued { secret: compose(id, &text), token })
     }
 
-    /// Ends one for good. `cascade` as for [`Self::disable_token`].
+    /// Ends one for good, and the children that were exchanged for it. `cascade` as for
+    /// [`Self::disable_token`].
     ///
     /// # Errors
     /// Nothing was changed.
@@ -176,7 +289,22 @@ impl Lifecycle {
         cascade: bool,
         by: &By,
     ) -> Result<TokenNow, TokenError> {
-        unimplemented!("{id}{cascade}{by:?}")
+        let changing = self.enrollment.changing.lock().await;
+        let mut now = self.changeable(id)?;
+        now.token.deleted_at = Some(SystemTime::now());
+        now.token.cascade |= cascade;
+        now.state = State::Deleted;
+        let mut event = by.event(What::TokenDeleted, id);
+        event.detail = cascade_detail(cascade, now.live_runners);
+        self.store.delete_token(now.token.clone(), event.clone()).await?;
+        self.enrollment.put(now.token.clone());
+        self.enrollment.end_secrets(id, SystemTime::UNIX_EPOCH);
+        drop(changing);
+        tell(&event);
+        if cascade {
+            self.revoke_runners().await?;
+        }
+        Ok(now)
     }
 
     /// Makes a short-lived single-use child of the reusable token that is presented.
@@ -189,19 +317,142 @@ impl Lifecycle {
         wish: Exchange,
         peer: IpAddr,
     ) -> Result<Issued, TokenError> {
-        unimplemented!("{presented}{wish:?}{peer}")
+        let now = SystemTime::now();
+        let refused = |token_id: Option<String>, refusal: Refusal| {
+            let event = Event {
+                token_id,
+                peer: Some(peer),
+                detail: refusal.to_string(),
+                ..Event::now("runner", What::ExchangeRefused)
+            };
+            tell(&event);
+            self.note_event(event);
+            TokenError::Refused(refusal)
+        };
+        let parent_id =
+            self.enrollment.identify(presented, now).map_err(|refusal| refused(None, refusal))?;
+        let _changing = self.enrollment.changing.lock().await;
+        let scope = self.settings.load().gitea.scope.clone();
+        let parent = self
+            .enrollment
+            .exchanges(&parent_id, peer, &scope)
+            .and_then(|parent| policy::labels_allowed([&parent], &wish.labels).map(|()| parent))
+            .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
+        let unused = self.enrollment.unused_children(&parent_id);
+        if unused >= MAX_UNUSED_CHILDREN {
+            return Err(TokenError::TooMany(unused));
+        }
+        let draft = child(&parent, wish, now)?;
+        let by = By { actor: format!("token:{parent_id}"), peer: Some(peer) };
+        let token = Token {
+            id: self.free_id(),
+            kind: draft.kind,
+            origin: Origin::Exchanged,
+            active: true,
+            cascade: false,
+            deleted_at: None,
+            parent_id: Some(parent_id),
+            description: draft.description,
+            policy: draft.policy,
+            created_at: now,
+            created_by: by.actor.clone(),
+            last_used_at: None,
+            uses: 0,
+        };
+        self.issue(token, &by, What::TokenExchanged).await
     }
 
-    /// The audit trail, latest first; what the traffic told is in it.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
-        unimplemented!("{filter:?}")
+    /// One that may be changed here.
+    fn changeable(&self, id: &str) -> Result<TokenNow, TokenError> {
+        let token = self.token(id)?;
+        match token.token.origin {
+            Origin::Declared => Err(TokenError::Declared(id.to_owned())),
+            Origin::Created | Origin::Exchanged => Ok(token),
+        }
     }
 
-    /// Notes an event that changes nothing else; it is written with the next batch.
-    pub fn note_event(&self, event: Event) {
-        let _ = (event, SystemTime::now());
+    /// A change that changes nothing is none, and no event.
+    async fn change_token(
+        &self,
+        id: &str,
+        by: &By,
+        what: What,
+        change: impl FnOnce(&mut Token),
+    ) -> Result<TokenNow, TokenError> {
+        let _changing = self.enrollment.changing.lock().await;
+        let before = self.changeable(id)?.token;
+        let mut token = before.clone();
+        change(&mut token);
+        if token != before {
+            let mut event = by.event(what, id);
+            if token.revokes() {
+                let live = self.token(id)?.live_runners;
+                event.detail = cascade_detail(true, live);
+            }
+            self.store.save_token(token.clone(), event.clone()).await?;
+            self.enrollment.put(token);
+            tell(&event);
+        }
+        self.token(id)
+    }
+
+    async fn issue(&self, token: Token, by: &By, what: What) -> Result<Issued, TokenError> {
+        let text = new_secret(random_bytes());
+        let digest = digest(text.as_bytes());
+        let id = token.id.clone();
+        let mut event = by.event(what, &id);
+        event.detail.clone_from(&token.description);
+        self.store.insert_token(token.clone(), digest, event.clone()).await?;
+        self.enrollment.put(token);
+        self.enrollment.put_secret(&id, digest, None);
+        tell(&event);
+        Ok(Issued { secret: compose(&id, &text), token: self.token(&id)? })
+    }
+
+    fn free_id(&self) -> String {
+        loop {
+            let id = new_id(random_bytes());
+            if self.enrollment.get(&id).is_none() {
+                return id;
+            }
+        }
+    }
+}
+
+/// What a child is to be: its parent's policy, as far as its holder wants no less.
+fn child(parent: &Token, wish: Exchange, now: SystemTime) -> Result<Draft, TokenError> {
+    let ttl = wish.ttl.unwrap_or(CHILD_TTL);
+    if ttl > MAX_CHILD_TTL || ttl.is_zero() {
+        return Err(TokenError::Invalid(vec![(
+            "ttl",
+            "a token that was exchanged is for use within an hour at most: give a ttl of 1s to 1h"
+                .into(),
+        )]));
+    }
+    let ends = now + ttl;
+    let parents = &parent.policy;
+    let draft = Draft {
+        kind: Kind::SingleUse,
+        description: wish.description,
+        policy: Policy {
+            scope: parents.scope.clone(),
+            labels: if wish.labels.is_empty() { parents.labels.clone() } else { wish.labels },
+            name_pattern: wish.name_pattern.or_else(|| parents.name_pattern.clone()),
+            ephemeral_only: wish.ephemeral_only || parents.ephemeral_only,
+            max_uses: None,
+            max_runners: None,
+            expires_at: Some(parents.expires_at.map_or(ends, |end| end.min(ends))),
+            allowed_cidrs: parents.allowed_cidrs.clone(),
+        },
+    };
+    draft.check(now).map_err(TokenError::Invalid)?;
+    Ok(draft)
+}
+
+fn cascade_detail(cascade: bool, live: usize) -> String {
+    match (cascade, live) {
+        (false, _) => String::new(),
+        (true, 1) => "and 1 runner that came by it is deregistered".into(),
+        (true, live) => format!("and {live} runners that came by it are deregistered"),
     }
 }

@@ -1,18 +1,22 @@
 //! What goes on by itself: writing down what the traffic told, and trying Gitea and the API token.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use super::Lifecycle;
 use crate::broker::Presence;
+use crate::broker::token::{Origin, State};
 use crate::gitea::RestError;
 use crate::store::StoreError;
 
 /// What a runner can be doing; what the records tell beside it is counted apart.
 pub const STATES: [&str; 4] = ["idle", "busy", "draining", "gone"];
+
+/// How often tokens and events of long ago are forgotten.
+const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// How long the store's last proof is believed: everyone may ask for it, and each costs a write.
 const PROOF_AGE: Duration = Duration::from_secs(1);
@@ -55,10 +59,11 @@ impl Lifecycle {
             // Whoever holds its fate writes the state itself, and must not be overtaken.
             let Ok(_fate) = live.fate.try_lock() else { continue };
             if let Some(state) = live.state_to_write() {
-                self.store.set_state(live.record_id, state).await?;
+                self.store.set_state(live.record_id, state, None).await?;
                 live.state_written(state);
             }
         }
+        self.write_events().await?;
         let touches = self.roster.take_touches();
         if touches.is_empty() {
             return Ok(());
@@ -118,7 +123,7 @@ impl Lifecycle {
     pub async fn measure(&self) {
         self.metrics.gitea_up.set(i64::from(self.gitea.is_up()));
         self.metrics.store_writable.set(i64::from(self.store_writable().await.is_ok()));
-        self.metrics.set_enrollment_tokens(1);
+        self.measure_tokens();
         let scope = self.settings.load().gitea.scope.to_string();
         let mut counts = STATES.map(|state| (state, 0));
         for live in self.roster.all() {
@@ -132,6 +137,39 @@ impl Lifecycle {
         }
         let unclear = i64::try_from(self.unsettled()).unwrap_or(i64::MAX);
         self.metrics.runners.with_label_values(&[scope.as_str(), "unclear"]).set(unclear);
+    }
+
+    fn measure_tokens(&self) {
+        let tokens = self.tokens();
+        for state in [State::Active, State::Disabled, State::Expired, State::UsedUp] {
+            let count = tokens.iter().filter(|token| token.state == state).count();
+            self.metrics.set_enrollment_tokens(state, i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        // A child that was exchanged is short-lived by nature.
+        let expiries = tokens
+            .iter()
+            .filter(|now| now.state == State::Active && now.token.origin != Origin::Exchanged)
+            .filter_map(|now| now.token.policy.expires_at);
+        self.metrics.set_next_expiry(expiries.min());
+    }
+
+    /// Forgets tokens and events of long ago, for ever.
+    pub async fn keep_pruning(self: Arc<Self>) {
+        let mut tick = interval(PRUNE_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let now = SystemTime::now();
+            let keep = self.settings.load().store.keep_events;
+            let pruned = async {
+                let _changing = self.enrollment.changing.lock().await;
+                self.enrollment.forget(&self.store.prune_tokens(now).await?);
+                self.store.prune_events(now.checked_sub(keep).unwrap_or(UNIX_EPOCH)).await
+            };
+            if let Err(error) = pruned.await {
+                warn!(%error, "tokens and events of long ago are not forgotten yet");
+            }
+        }
     }
 
     /// Whether the store takes writes, as of a second ago at most.

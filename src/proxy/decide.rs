@@ -1,5 +1,6 @@
 //! The three calls that the broker reads whole and decides: Register, Declare, Deregister.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,7 @@ use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
 };
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
-use secrecy::ExposeSecret;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -20,13 +20,13 @@ use super::connection::Connection;
 use super::headers;
 use super::route::Route;
 use super::service::{Proxy, refuse, wrong_method};
-use crate::broker::policy::{self, Refusal, Tokens};
+use crate::broker::forwarded::client_address;
 use crate::broker::{Key, Reason};
 use crate::connect::messages::{
     DeclareRequest, DeregisterRequest, DeregisterResponse, RegisterRequest, Runner,
 };
 use crate::connect::{Code, Codec, ConnectError, Encoding, decode, encode, gunzip};
-use crate::lifecycle::{DeregisterError, Force, Live, Registration, draining};
+use crate::lifecycle::{By, DeregisterError, Force, Live, Registration, draining};
 use crate::net::OutBody;
 use crate::telemetry::metrics::Rejection;
 
@@ -92,7 +92,8 @@ impl Proxy {
         let metrics = &self.lifecycle.metrics;
         let request: RegisterRequest = decode(call.codec, &call.message)
             .inspect_err(|error| self.malformed(Route::Register, connection, &error.message))?;
-        let parent_id = self.admit(connection, &request)?;
+        let peer = self.peer(connection, &call.parts.headers);
+        let parent_id = self.lifecycle.admit(&request, peer)?;
         if self.lifecycle.is_draining() {
             metrics.rejection(Rejection::Draining);
             return Err(draining());
@@ -111,14 +112,7 @@ impl Proxy {
         let codec = call.codec;
         let RegisterRequest { name, labels, ephemeral, version, .. } = request;
         let registration = Registration {
-            key: Key {
-                parent_id: parent_id.to_owned(),
-                name,
-                labels,
-                ephemeral,
-                peer: connection.peer.ip().to_canonical(),
-                codec,
-            },
+            key: Key { parent_id, name, labels, ephemeral, peer, codec },
             version,
             body: call.message,
             headers: passed,
@@ -136,38 +130,14 @@ impl Proxy {
         Ok(response)
     }
 
-    fn admit(
-        &self,
-        connection: &Connection,
-        request: &RegisterRequest,
-    ) -> Result<&'static str, ConnectError> {
-        let settings = self.lifecycle.settings.load();
-        let gitea = self.lifecycle.gitea.tokens();
-        let tokens = Tokens {
-            enrollment: settings
-                .enrollment
-                .token
-                .as_ref()
-                .map_or(&[], |token| token.expose_secret().as_bytes()),
-            registration: gitea.registration.expose_secret().as_bytes(),
-        };
-        policy::admit(request, &tokens).map_err(|refusal| {
-            let (reason, code) = match refusal {
-                Refusal::Token => (Rejection::Token, Code::Unauthenticated),
-                Refusal::RegistrationToken => {
-                    (Rejection::RegistrationToken, Code::PermissionDenied)
-                }
-                _ => (Rejection::Request, Code::InvalidArgument),
-            };
-            self.lifecycle.metrics.rejection(reason);
-            warn!(
-                runner = shown(&request.name),
-                peer = %connection.peer,
-                reason = %refusal,
-                "registration refused"
-            );
-            ConnectError::new(code, refusal.to_string())
-        })
+    /// Where a call comes from, as far as a trusted proxy tells.
+    fn peer(&self, connection: &Connection, headers: &HeaderMap) -> IpAddr {
+        let forwarded = headers.get_all("x-forwarded-for").iter();
+        client_address(
+            connection.peer.ip(),
+            forwarded.filter_map(|value| value.to_str().ok()),
+            &self.lifecycle.settings.load().listen.trusted_proxies,
+        )
     }
 
     /// Gitea decides whose Declare it is; the broker looks at the labels and remembers them.
@@ -179,10 +149,8 @@ impl Proxy {
     ) -> Result<Response<ProxyBody>, ConnectError> {
         let request: DeclareRequest = decode(call.codec, &call.message)
             .inspect_err(|error| self.malformed(Route::Declare, connection, &error.message))?;
-        policy::labels(&request.labels).map_err(|refusal| {
-            warn!(peer = %connection.peer, reason = %refusal, "declaration refused");
-            ConnectError::new(Code::InvalidArgument, refusal.to_string())
-        })?;
+        let peer = self.peer(connection, &call.parts.headers);
+        self.lifecycle.admit_labels(live.as_deref(), &request.labels, peer)?;
         let response = self.send(call.parts, OutBody::Full(Some(call.raw))).await?;
         if let (Some(live), StatusCode::OK) = (live, response.status()) {
             live.declared(&request.version, &request.labels);
@@ -214,7 +182,9 @@ impl Proxy {
         let record = match lifecycle.roster.authenticate(&request.uuid, token) {
             Some(live) => {
                 // The runner asks itself, so whatever it had in hand will not be done.
-                let asked = lifecycle.deregister(&live, Reason::Runner, Force::CancelTask).await;
+                let by = By::runner(self.peer(connection, &call.parts.headers));
+                let asked =
+                    lifecycle.deregister(&live, Reason::Runner, Force::CancelTask, &by).await;
                 asked.map_err(|error| deregister_failed(&error))?;
                 live.record()
             }

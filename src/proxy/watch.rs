@@ -91,6 +91,10 @@ impl Watch {
                     Some((task, true)) => {
                         live.note(|activity| activity.done_with(task));
                         lifecycle.has_moved();
+                        // It was only waited for that.
+                        if live.is_deregistering() {
+                            lifecycle.settle_soon();
+                        }
                     }
                     // Its task may be one from before a crash of the broker.
                     Some((task, false)) => {

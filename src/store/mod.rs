@@ -4,11 +4,13 @@
 //! even where its caller goes away, in the order of sending, and is on disk when the caller hears of it.
 
 mod error;
+mod events;
 mod open;
 mod queries;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,10 +22,12 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Credentials, Intent, Key, Record, RecordId, RecordState, What};
+use crate::broker::{Credentials, Event, Intent, Key, Record, RecordId, RecordState};
 
 pub use error::StoreError;
+pub use events::EventFilter;
 pub use open::folder_is_mount;
+pub use tokens::{StoredToken, TokenSecret};
 
 /// Jobs that may wait; a caller beyond that waits for a place.
 const QUEUE: usize = 256;
@@ -65,6 +69,10 @@ pub struct NewRunner {
     pub registered_at: SystemTime,
     /// The address at which the runner dialled the broker, where it told one.
     pub dialled: Option<String>,
+    /// The enrollment token that was presented, and those that it was exchanged for: each has a use more.
+    pub token_ids: Vec<String>,
+    /// What the audit trail says of it.
+    pub event: Event,
 }
 
 /// An answer that its runner may not have got yet.
@@ -93,21 +101,6 @@ pub struct Touch {
     pub delivered: bool,
     /// Ids of the tasks in hand.
     pub tasks: Vec<i64>,
-}
-
-/// Which events are asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EventFilter {
-    /// Those about this enrollment token.
-    pub token_id: Option<String>,
-    /// Those about the runner of this id of Gitea's.
-    pub runner_id: Option<i64>,
-    /// Those of this kind.
-    pub what: Option<What>,
-    /// Those before this one, counted by `seq`.
-    pub before: Option<i64>,
-    /// At most so many, the latest.
-    pub limit: usize,
 }
 
 impl Store {
@@ -172,10 +165,11 @@ impl Store {
         self.call(|c| queries::intents(c)).await
     }
 
-    /// Puts a record in the place of its intent, all or nothing; presented credentials are Gitea's.
+    /// Puts a record in the place of its intent and counts a use of its tokens, all or nothing; presented
+    /// credentials are Gitea's. A token that is gone meanwhile is passed over.
     ///
     /// # Errors
-    /// The intent is still kept, and there is no record.
+    /// The intent is still kept, there is no record, and no use was counted.
     pub async fn complete(&self, new: NewRunner) -> Result<Record, StoreError> {
         self.call(move |c| queries::complete(c, &new)).await
     }
@@ -237,9 +231,22 @@ impl Store {
     /// Moves a record to another state. One that ends forgets its kept answer and its tasks.
     ///
     /// # Errors
+    /// Nothing was changed, and the event was not kept.
+    pub async fn set_state(
+        &self,
+        id: RecordId,
+        state: RecordState,
+        event: Option<Event>,
+    ) -> Result<(), StoreError> {
+        self.call(move |c| queries::set_state(c, id, state, event.as_ref())).await
+    }
+
+    /// Has these records deregistered as revoked, all or nothing; those that ended are passed over.
+    ///
+    /// # Errors
     /// Nothing was changed.
-    pub async fn set_state(&self, id: RecordId, state: RecordState) -> Result<(), StoreError> {
-        self.call(move |c| queries::set_state(c, id, state)).await
+    pub async fn revoke(&self, ids: Vec<RecordId>) -> Result<(), StoreError> {
+        self.call(move |c| queries::revoke(c, &ids)).await
     }
 
     /// Keeps a batch, all or nothing; records that are gone meanwhile are passed over. The kept answer of a runner

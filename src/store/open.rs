@@ -12,7 +12,10 @@ use super::error::{StoreError, own_user};
 use super::queries;
 
 /// Schema changes in their order; the database's `user_version` counts those that were made.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_enrollment_tokens.sql"),
+];
 /// Set by the first migration.
 const APPLICATION_ID: i64 = 0x5242_726b;
 /// How long a start waits for a predecessor that is just ending.

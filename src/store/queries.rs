@@ -9,10 +9,10 @@ use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
 use secrecy::ExposeSecret;
 
 use super::rows::{self, list_text, state_text, time_ms};
-use super::{KeptAnswer, NewRunner, StoredIntent, Touch};
-use crate::broker::{Intent, Record, RecordId, RecordState};
+use super::{KeptAnswer, NewRunner, StoredIntent, Touch, events, tokens};
+use crate::broker::{Event, Intent, Record, RecordId, RecordState};
 
-/// How long an ended record is kept, so that a second Deregister gets the same answer.
+/// How long an ended record is kept, so that a second Deregister gets the same answer; an ended token likewise.
 pub(super) const KEEP_ENDED: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) fn insert_intent(c: &Connection, intent: &Intent) -> Result<()> {
@@ -93,6 +93,10 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
         key.codec.as_str(),
         &new.answer[..],
     ])?;
+    for token in &new.token_ids {
+        tokens::count_use(&tx, token, new.registered_at)?;
+    }
+    events::insert(&tx, &new.event)?;
     let record = tx
         .prepare_cached("SELECT * FROM runners WHERE record_id = ?")?
         .query_row([id], rows::record)?;
@@ -149,7 +153,12 @@ pub(super) fn set_file(c: &Connection, id: RecordId, file: Option<&Path>) -> Res
     Ok(())
 }
 
-pub(super) fn set_state(c: &mut Connection, id: RecordId, state: RecordState) -> Result<()> {
+pub(super) fn set_state(
+    c: &mut Connection,
+    id: RecordId,
+    state: RecordState,
+    event: Option<&Event>,
+) -> Result<()> {
     let (word, reason) = state_text(state);
     let now = SystemTime::now();
     let ended = matches!(state, RecordState::Ended(_));
@@ -163,6 +172,21 @@ pub(super) fn set_state(c: &mut Connection, id: RecordId, state: RecordState) ->
             .execute([id.0])?;
         tx.prepare_cached("DELETE FROM answers WHERE record_id = ?")?.execute([id.0])?;
         prune(&tx, now)?;
+    }
+    if let Some(event) = event {
+        events::insert(&tx, event)?;
+    }
+    tx.commit()
+}
+
+pub(super) fn revoke(c: &mut Connection, ids: &[RecordId]) -> Result<()> {
+    let tx = c.transaction()?;
+    for id in ids {
+        tx.prepare_cached(
+            "UPDATE runners SET state = 'deregistering', reason = 'revoked'
+             WHERE record_id = ? AND state <> 'ended'",
+        )?
+        .execute([id.0])?;
     }
     tx.commit()
 }

@@ -102,11 +102,11 @@ pub(super) fn list_text<T: Clone + Into<serde_json::Value>>(list: &[T]) -> Strin
     serde_json::Value::from(list).to_string()
 }
 
-fn list_from<T: serde::de::DeserializeOwned>(text: &str) -> Option<Vec<T>> {
+pub(super) fn list_from<T: serde::de::DeserializeOwned>(text: &str) -> Option<Vec<T>> {
     serde_json::from_str(text).ok()
 }
 
-fn parsed<T: std::str::FromStr>(text: &str) -> Option<T> {
+pub(super) fn parsed<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
@@ -115,17 +115,21 @@ pub(super) fn time_ms(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn time_from(ms: i64) -> SystemTime {
+pub(super) fn time_from(ms: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or_default())
 }
 
 /// Reads a text column whose words are a closed set or a format of ours.
-fn told<T>(row: &Row<'_>, column: &'static str, from: impl FnOnce(&str) -> Option<T>) -> Result<T> {
+pub(super) fn told<T>(
+    row: &Row<'_>,
+    column: &'static str,
+    from: impl FnOnce(&str) -> Option<T>,
+) -> Result<T> {
     from(row.get_ref(column)?.as_str()?).ok_or_else(|| unknown(column))
 }
 
 /// Names the column, not what is in it.
-fn unknown(column: &'static str) -> rusqlite::Error {
+pub(super) fn unknown(column: &'static str) -> rusqlite::Error {
     let text = format!("the column {column} holds what this broker cannot read");
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, text.into())
 }

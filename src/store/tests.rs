@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::*;
-use crate::broker::Reason;
+use crate::broker::{Reason, What};
 use crate::config::Scope;
 use crate::connect::Codec;
 
@@ -53,6 +53,8 @@ fn new_runner(nonce: &str) -> NewRunner {
         answer: Bytes::from_static(b"\0answer with canary-token"),
         registered_at: at(1),
         dialled: Some("broker:8080".into()),
+        token_ids: vec!["p1".into()],
+        event: Event::now("runner", What::RunnerRegistered),
     }
 }
 
@@ -154,7 +156,7 @@ async fn answers_are_kept_until_the_runner_has_its_own() {
         ])
         .await
         .unwrap();
-    store.set_state(ids[3], RecordState::Ended(Reason::Admin)).await.unwrap();
+    store.set_state(ids[3], RecordState::Ended(Reason::Admin), None).await.unwrap();
 
     let answers = store.answers(at(0)).await.unwrap();
     assert_eq!(answers.len(), 1);
@@ -176,7 +178,7 @@ async fn changes_of_a_record_are_kept() {
     let id = store.complete(new_runner("n1")).await.unwrap().record_id;
     store.declare(id, vec!["x".into(), "y".into()], "v2".into()).await.unwrap();
     store.set_file(id, Some("/runners/b/.runner".into())).await.unwrap();
-    store.set_state(id, RecordState::Deregistering(Reason::Shutdown)).await.unwrap();
+    store.set_state(id, RecordState::Deregistering(Reason::Shutdown), None).await.unwrap();
     let touch = Touch { last_seen_at: Some(at(9)), delivered: true, spoke: true, ..touched(id) };
     store.touch(vec![Touch { tasks: vec![7], ..touch }]).await.unwrap();
     // What is known once is not taken back.
@@ -191,7 +193,7 @@ async fn changes_of_a_record_are_kept() {
     assert_eq!((record.last_seen_at, record.tasks), (Some(at(9)), vec![8]));
     assert!(record.delivered && record.spoke);
     store.set_file(id, None).await.unwrap();
-    store.set_state(id, RecordState::Active).await.unwrap();
+    store.set_state(id, RecordState::Active, None).await.unwrap();
     let record = store.runners().await.unwrap().remove(0);
     assert_eq!((record.file, record.state), (None, RecordState::Active));
 }
@@ -202,7 +204,7 @@ async fn ended_records_are_found_for_a_day() {
     let store = Store::open(&path).unwrap();
     let id = store.complete(new_runner("n1")).await.unwrap().record_id;
     assert!(store.ended_by_uuid("uuid-n1").await.unwrap().is_none(), "it has not ended");
-    store.set_state(id, RecordState::Ended(Reason::Runner)).await.unwrap();
+    store.set_state(id, RecordState::Ended(Reason::Runner), None).await.unwrap();
     assert!(store.runners().await.unwrap().is_empty());
     store.close().await.unwrap();
 
@@ -395,7 +397,7 @@ fn a_foreign_or_a_newer_database_is_refused_and_left_as_it_is() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     connection.close().unwrap();
     let error = refused(&newer);
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 2, .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -417,7 +419,7 @@ async fn migrations_are_made_once() {
         seen.push(now);
         store.close().await.unwrap();
     }
-    assert_eq!(seen[0].1, 1);
+    assert_eq!(seen[0].1, 2);
     assert!(seen.iter().all(|now| *now == seen[0]));
 }
 

@@ -2,16 +2,17 @@
 //!
 //! Every label takes its values from a closed set or from the settings; none from what a client sends.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::broker::Reason;
+use crate::broker::token::State;
 use crate::net::UpstreamErrorKind;
 use crate::proxy::Route;
 
@@ -69,6 +70,26 @@ pub enum Rejection {
     Token,
     /// Gitea's own registration token was presented.
     RegistrationToken,
+    /// The token is switched off.
+    Disabled,
+    /// Its time is over.
+    Expired,
+    /// It has admitted as often as it may.
+    UsedUp,
+    /// As many runners as it allows are alive.
+    MaxRunners,
+    /// It does not allow a label.
+    Label,
+    /// It does not allow the name.
+    Name,
+    /// It is for ephemeral runners.
+    NotEphemeral,
+    /// It is not for that address.
+    Address,
+    /// Its scope is not served any more.
+    Scope,
+    /// Too many wrong tokens came from there.
+    Throttled,
     /// A name or label that cannot be.
     Request,
     /// A body, a codec or a path that cannot be read.
@@ -80,9 +101,19 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 16] = [
         Self::Token,
         Self::RegistrationToken,
+        Self::Disabled,
+        Self::Expired,
+        Self::UsedUp,
+        Self::MaxRunners,
+        Self::Label,
+        Self::Name,
+        Self::NotEphemeral,
+        Self::Address,
+        Self::Scope,
+        Self::Throttled,
         Self::Request,
         Self::Malformed,
         Self::Draining,
@@ -95,6 +126,16 @@ impl Rejection {
         match self {
             Self::Token => "token",
             Self::RegistrationToken => "registration_token",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::UsedUp => "used_up",
+            Self::MaxRunners => "max_runners",
+            Self::Label => "label",
+            Self::Name => "name",
+            Self::NotEphemeral => "not_ephemeral",
+            Self::Address => "address",
+            Self::Scope => "scope",
+            Self::Throttled => "throttled",
             Self::Request => "request",
             Self::Malformed => "malformed",
             Self::Draining => "draining",
@@ -166,6 +207,7 @@ pub struct Metrics {
     requests: Vec<[IntCounter; CLASSES.len()]>,
     durations: Vec<Histogram>,
     enrollment_tokens: IntGaugeVec,
+    next_expiry: Gauge,
 }
 
 impl Metrics {
@@ -204,6 +246,11 @@ impl Metrics {
         let runners = int_gauges(&registry, "runners", "Registered runners.", &["scope", "state"])?;
         let enrollment_tokens =
             int_gauges(&registry, "enrollment_tokens", "Enrollment tokens.", &["state"])?;
+        let next_expiry = Gauge::new(
+            "enrollment_token_next_expiry_timestamp_seconds",
+            "When the next of the active enrollment tokens that an admin made or declared expires; +Inf where none does.",
+        )?;
+        registry.register(Box::new(next_expiry.clone()))?;
         let registrations = counters(
             &registry,
             "registrations_total",
@@ -291,6 +338,7 @@ impl Metrics {
                 .map(|route| durations.with_label_values(&[route.as_str()]))
                 .collect(),
             enrollment_tokens,
+            next_expiry,
             registry,
         })
     }
@@ -323,9 +371,15 @@ impl Metrics {
         self.durations[route as usize].observe(took.as_secs_f64());
     }
 
-    /// Sets how many enrollment tokens are active.
-    pub fn set_enrollment_tokens(&self, active: i64) {
-        self.enrollment_tokens.with_label_values(&["active"]).set(active);
+    /// Sets how many enrollment tokens are in a state.
+    pub fn set_enrollment_tokens(&self, state: State, count: i64) {
+        self.enrollment_tokens.with_label_values(&[state.as_str()]).set(count);
+    }
+
+    /// Sets when the next of the active enrollment tokens expires; `None`: none does.
+    pub fn set_next_expiry(&self, at: Option<SystemTime>) {
+        let since = at.map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        self.next_expiry.set(since.map_or(f64::INFINITY, |since| since.as_secs_f64()));
     }
 
     /// The text that Prometheus scrapes.

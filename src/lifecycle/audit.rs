@@ -1,0 +1,64 @@
+//! The audit trail. What changes a record is written with it; what changes nothing, such as a refusal,
+//! waits here for the next batch.
+
+use std::sync::PoisonError;
+
+use tracing::{info, warn};
+
+use super::Lifecycle;
+use crate::broker::Event;
+use crate::store::{EventFilter, StoreError};
+
+/// Most events that wait for the next batch: whoever knocks faster than that is in the log alone.
+const MAX_PENDING: usize = 4096;
+
+impl Lifecycle {
+    /// Notes an event that changes nothing else; it is written with the next batch.
+    pub fn note_event(&self, event: Event) {
+        let mut pending = self.pending_events.lock().unwrap_or_else(PoisonError::into_inner);
+        match pending.len() {
+            MAX_PENDING => {
+                warn!(what = %event.what, "the audit trail is too fast to be kept: left out")
+            }
+            _ => pending.push(event),
+        }
+    }
+
+    /// The audit trail, latest first; what the traffic told is in it.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
+        self.write_events().await?;
+        self.store.events(filter).await
+    }
+
+    /// Writes down what waits; what cannot be written waits on.
+    pub(super) async fn write_events(&self) -> Result<(), StoreError> {
+        let lock = || self.pending_events.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = std::mem::take(&mut *lock());
+        if events.is_empty() {
+            return Ok(());
+        }
+        let written = self.store.insert_events(events.clone()).await;
+        if written.is_err() {
+            let mut pending = lock();
+            let newer = std::mem::replace(&mut *pending, events);
+            pending.extend(newer);
+            pending.truncate(MAX_PENDING);
+        }
+        written
+    }
+}
+
+/// Tells an event in the log, too.
+pub(super) fn tell(event: &Event) {
+    info!(
+        what = %event.what,
+        actor = event.actor,
+        token = event.token_id,
+        peer = event.peer.map(tracing::field::display),
+        detail = event.detail,
+        "audit"
+    );
+}
