@@ -105,7 +105,10 @@ pub(super) async fn identify(
         None => return Err(Problem::internal("it is not known where the request came from")),
     };
     request.extensions_mut().insert(client);
-    Ok(next.run(request).await)
+    // In a task of its own: what was begun runs to its end also where the client hangs up.
+    tokio::spawn(next.run(request)).await.map_err(|_| {
+        Problem::internal("the broker's log tells what happened; whether it was done is not known")
+    })
 }
 
 /// Lets admins through, and puts into the extensions [`By`] whom a change is noted.
@@ -121,7 +124,7 @@ pub(super) async fn require_admin(
         // Who shows nothing guesses nothing.
         (false, None) => {
             configured(&admin)?;
-            return Err(unauthorized("give the admin token: `Authorization: Bearer …`"));
+            return Err(Problem::unauthorized("give the admin token: `Authorization: Bearer …`"));
         }
     };
     request.extensions_mut().insert(by);
@@ -157,7 +160,9 @@ pub(super) fn check_token(admin: &Admin, client: &Client, presented: &[u8]) -> R
         None => "a wrong admin token".into(),
     };
     admin.lifecycle.note_event(event);
-    Err(unauthorized("this is not the admin token; it is in the file that admin.token_file names"))
+    Err(Problem::unauthorized(
+        "this is not the admin token; it is in the file that admin.token_file names",
+    ))
 }
 
 /// What stands after `Authorization: Bearer`.
@@ -165,11 +170,6 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
-}
-
-/// The caller is not known.
-pub(super) fn unauthorized(detail: &str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "The token is not right", detail)
 }
 
 /// The digest of the admin token: of two digests, none is longer, and none is near the other.

@@ -2,6 +2,7 @@
 
 mod api;
 mod auth;
+mod draft;
 mod health;
 mod hints;
 pub mod problem;
@@ -58,8 +59,9 @@ fn router(admin: Admin) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(api::open())
         .method_not_allowed_fallback(wrong_method);
-    let closed = api::router()
+    let closed = api::closed()
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)
         .layer(from_fn_with_state(admin.clone(), auth::require_admin));

@@ -3,26 +3,33 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::lifecycle::DeregisterError;
+use crate::broker::policy::Refusal;
+use crate::lifecycle::{DeregisterError, TokenError};
+use crate::store::StoreError;
 
+/// No token has the id that was asked for.
+pub const UNKNOWN_TOKEN: &str = "unknown-token";
 /// No runner has the id, uuid or name that was asked for.
 pub const UNKNOWN_RUNNER: &str = "unknown-runner";
 /// Several runners have the name that was asked for.
 pub const AMBIGUOUS_RUNNER: &str = "ambiguous-runner";
 
 /// An error of the admin listener or the Unix socket. Never holds a secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// What kind it is, for programs: `urn:runner-broker:…`.
     #[serde(rename = "type")]
+    #[schema(value_type = String, pattern = "^urn:runner-broker:[a-z-]+$")]
     pub kind: Box<str>,
     /// The same for every problem of its kind.
+    #[schema(value_type = String)]
     pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
@@ -40,7 +47,7 @@ pub struct Problem {
 }
 
 /// What is wrong with one field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
     /// Its name.
     pub field: String,
@@ -48,6 +55,10 @@ pub struct FieldError {
     pub detail: String,
 }
 
+/// Longest account of what cannot be read, in characters.
+const MAX_DETAIL: usize = 500;
+/// When tokens that were exchanged may have expired, in seconds.
+const CHILDREN_RETRY: u32 = 60;
 /// After so many seconds to try again, where nothing better is known.
 const RETRY: u32 = 5;
 const URN: &str = "urn:runner-broker:";
@@ -84,13 +95,32 @@ impl Problem {
         Self { retry_after: Some(seconds), ..problem }
     }
 
+    /// The caller is not known.
+    pub(super) fn unauthorized(detail: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "The token is not right", detail)
+    }
+
     pub(super) fn internal(detail: impl Into<String>) -> Self {
         let title = "The broker made a mistake";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", title, detail)
     }
 
     pub(super) fn of_request(detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        // It may quote what was sent.
+        if let Some((end, _)) = detail.char_indices().nth(MAX_DETAIL) {
+            detail.replace_range(end.., "…");
+        }
         Self::new(StatusCode::BAD_REQUEST, "request", "The request cannot be read", detail)
+    }
+
+    pub(super) fn of_fields(errors: Vec<FieldError>) -> Self {
+        let told: Vec<_> =
+            errors.iter().map(|one| format!("{}: {}", one.field, one.detail)).collect();
+        let title = "Such a token cannot be";
+        let problem =
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", title, told.join("; "));
+        Self { errors, ..problem }
     }
 }
 
@@ -114,9 +144,72 @@ impl IntoResponse for Problem {
     }
 }
 
+impl From<TokenError> for Problem {
+    fn from(error: TokenError) -> Self {
+        let detail = error.to_string();
+        match error {
+            TokenError::Unknown(_) => {
+                Self::new(StatusCode::NOT_FOUND, UNKNOWN_TOKEN, "No such token", detail)
+            }
+            TokenError::Declared(_) => {
+                Self::new(StatusCode::CONFLICT, "declared", "The settings keep this token", detail)
+            }
+            TokenError::Conflict(_) => {
+                Self::new(StatusCode::CONFLICT, "conflict", "This cannot be now", detail)
+            }
+            TokenError::Invalid(wrong) => Self::of_fields(
+                wrong
+                    .into_iter()
+                    .map(|(field, detail)| FieldError { field: field.into(), detail })
+                    .collect(),
+            ),
+            TokenError::Refused(refusal) => refusal.into(),
+            TokenError::TooMany(_) => {
+                let (status, title) = (StatusCode::TOO_MANY_REQUESTS, "Too many unused tokens");
+                let problem = Self::new(status, "too-many", title, detail);
+                Self { retry_after: Some(CHILDREN_RETRY), ..problem }
+            }
+            TokenError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Why no child was made.
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::Token | Refusal::RegistrationToken => Self::unauthorized(&detail),
+            Refusal::Throttled(wait) => Self::throttled("wrong tokens", wait),
+            Refusal::Disabled
+            | Refusal::Expired
+            | Refusal::UsedUp
+            | Refusal::TooManyRunners(_)
+            | Refusal::Label(_)
+            | Refusal::Name(_)
+            | Refusal::NotEphemeral
+            | Refusal::Address(_)
+            | Refusal::Scope(_)
+            | Refusal::NotReusable
+            | Refusal::Request(_) => {
+                let title = "The enrollment token does not allow this";
+                Self::new(StatusCode::FORBIDDEN, "not-allowed", title, detail)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let title = "The store cannot be used";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store", title, error.to_string())
+    }
+}
+
 impl From<DeregisterError> for Problem {
     fn from(error: DeregisterError) -> Self {
-        let (status, kind, title) = match &error {
+        let detail = error.to_string();
+        let (status, kind, title) = match error {
             DeregisterError::NoApiToken(_) => {
                 (StatusCode::CONFLICT, "no-api-token", "The broker has no API token")
             }
@@ -127,11 +220,9 @@ impl From<DeregisterError> for Problem {
             DeregisterError::Unreachable(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unreachable", "Gitea cannot be asked")
             }
-            DeregisterError::Store(_) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "store", "The record cannot be changed")
-            }
+            DeregisterError::Store(error) => return error.into(),
         };
-        Self::new(status, kind, title, error.to_string())
+        Self::new(status, kind, title, detail)
     }
 }
 
@@ -144,6 +235,32 @@ impl From<PathRejection> for Problem {
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
         Self::of_request(rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        match rejection {
+            JsonRejection::MissingJsonContentType(_) => Self::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "media-type",
+                "The body must be JSON",
+                "send the body as `Content-Type: application/json`",
+            ),
+            JsonRejection::BytesRejection(rejection) => rejection.into(),
+            other => Self::of_request(other.body_text()),
+        }
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
+        match rejection.status() {
+            status @ StatusCode::PAYLOAD_TOO_LARGE => {
+                Self::new(status, "too-large", "The body is too long", "send 64 KiB at most")
+            }
+            _ => Self::of_request(rejection.body_text()),
+        }
     }
 }
 
