@@ -280,3 +280,112 @@ words! {
         Deleted => "deleted",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn draft() -> Draft {
+        Draft {
+            kind: Kind::Reusable,
+            description: String::new(),
+            policy: Policy::of_scope(Scope::Instance),
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let mut draft = draft();
+        draft.description = "two\nlines".into();
+        draft.policy.labels = vec!["ubuntu:docker://x".into()];
+        draft.policy.name_pattern = Some(String::new());
+        draft.policy.max_uses = Some(0);
+        draft.policy.max_runners = Some(0);
+        draft.policy.expires_at = Some(NOW);
+        let wrong = draft.check(NOW).unwrap_err();
+        let fields: Vec<_> = wrong.iter().map(|(field, _)| *field).collect();
+        assert_eq!(
+            fields,
+            ["description", "labels", "name_pattern", "max_uses", "max_runners", "expires_at"]
+        );
+    }
+
+    #[test]
+    fn words_are_read_as_they_are_written() {
+        for state in State::ALL {
+            assert_eq!(state.as_str().parse(), Ok(*state));
+        }
+        let error = "Reusable".parse::<Kind>().unwrap_err();
+        assert_eq!(error.to_string(), "give one of reusable single_use");
+    }
+
+    /// What may happen to a token.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Enable,
+        Disable,
+        Pin,
+        Unpin,
+        Use,
+        Wait,
+        Delete,
+    }
+
+    proptest! {
+        /// The drawing at the top of the file: which step leads from which state to which.
+        #[test]
+        fn states_only_move_as_drawn(
+            max_uses in prop::option::of(1_u32..4),
+            expires in prop::option::of(1_u64..8),
+            steps in prop::collection::vec(
+                prop::sample::select(vec![
+                    Step::Enable, Step::Disable, Step::Pin, Step::Unpin, Step::Use, Step::Wait,
+                    Step::Delete,
+                ]),
+                0..40,
+            ),
+        ) {
+            let Draft { kind, description, mut policy } = draft();
+            policy.max_uses = max_uses;
+            policy.expires_at = expires.map(|s| NOW + Duration::from_secs(s));
+            let mut token = Token {
+                id: "T".into(), kind, origin: Origin::Created, active: true, cascade: false,
+                deleted_at: None, parent_id: None, description, policy, created_at: NOW,
+                created_by: String::new(), last_used_at: None, uses: 0,
+            };
+            let mut now = NOW;
+            for step in steps {
+                let before = token.state(now);
+                match step {
+                    Step::Enable => token.active = true,
+                    Step::Disable => token.active = false,
+                    Step::Pin => token.kind = Kind::Reusable,
+                    Step::Unpin => token.kind = Kind::SingleUse,
+                    Step::Use if before == State::Active => token.uses += 1,
+                    Step::Use => {}
+                    Step::Wait => now += Duration::from_secs(1),
+                    Step::Delete => token.deleted_at = token.deleted_at.or(Some(now)),
+                }
+                let after = token.state(now);
+                let drawn = before == after || match (step, before, after) {
+                    (Step::Delete, _, State::Deleted)
+                    | (Step::Disable, _, State::Disabled)
+                    | (Step::Wait, State::Active | State::UsedUp, State::Expired)
+                    | (Step::Use | Step::Unpin, State::Active, State::UsedUp)
+                    | (Step::Pin, State::UsedUp, State::Active) => true,
+                    // Switched on again, it stands where it would have stood.
+                    (Step::Enable, State::Disabled, after) => after != State::Deleted,
+                    _ => false,
+                };
+                prop_assert!(drawn, "{step:?}: {before} -> {after}");
+                prop_assert!(before != State::Deleted || after == State::Deleted);
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use runner_broker::broker::{Key, Reason, RecordState};
 use runner_broker::connect::messages::{RegisterRequest, RegisterResponse, Runner as Row};
 use runner_broker::connect::{Codec, encode};
-use runner_broker::lifecycle::{Force, Registration, Timing};
+use runner_broker::lifecycle::{By, Force, Registration, Timing};
 use runner_broker::sandbox::gitea::{
     Answer, Effect, Options, Route, RunnerSeed, StandInGitea, When,
 };
@@ -62,7 +62,8 @@ async fn a_poll_that_never_ends_does_not_save_its_runner() {
     wire.say(head(&runner, "FetchTask", "Content-Length: 100\r\n")).await;
     eventually("it polls", async || live.is_polling()).await;
     // That it is not certain at once is right: Gitea may be slow.
-    let _ = broker.lifecycle.deregister(&live, Reason::Admin, Force::LeaveBusy).await;
+    let _ =
+        broker.lifecycle.deregister(&live, Reason::Admin, Force::LeaveBusy, &By::broker()).await;
     eventually("it is deregistered", async || gitea.runners().is_empty()).await;
     drop(wire);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use runner_broker::broker::{Reason, RecordState};
 use runner_broker::connect::messages::{self as wire, DeclareResponse, TaskResult};
 use runner_broker::connect::{Codec, encode};
-use runner_broker::lifecycle::{Force, Timing};
+use runner_broker::lifecycle::{By, Force, Timing};
 use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, TaskState, When};
 use runner_broker::sandbox::runner::{RegisterOptions, RpcError, Runner, StandInRunner};
 use runner_broker::store::Store;
@@ -386,7 +386,11 @@ async fn a_runner_that_an_admin_cannot_remove_goes_on_working() {
     .await;
     let runner = scene.join("one").await;
     let live = scene.broker.lifecycle.roster.all().remove(0);
-    let asked = scene.broker.lifecycle.deregister(&live, Reason::Admin, Force::LeaveBusy).await;
+    let asked = scene
+        .broker
+        .lifecycle
+        .deregister(&live, Reason::Admin, Force::LeaveBusy, &By::broker())
+        .await;
     assert!(asked.unwrap_err().to_string().contains("write:admin"));
     assert!(scene.gitea.runner(runner.credentials.id).is_some());
     assert_eq!(scene.states(), [RecordState::Active]);

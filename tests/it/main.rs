@@ -25,5 +25,6 @@ mod signals;
 mod streaming;
 mod support;
 mod tasks;
+mod tokens;
 mod upstream_tls;
 mod wire;

@@ -1,0 +1,544 @@
+//! Enrollment tokens at Register and Declare: whom they admit, how often, and from when on not any more.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use runner_broker::broker::token::{Draft, Kind, Policy, State};
+use runner_broker::broker::{Reason, RecordState};
+use runner_broker::config::Scope;
+use runner_broker::lifecycle::{By, Exchange, Issued, TokenError};
+use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, When};
+use runner_broker::sandbox::runner::{RegisterOptions, RpcError, Runner, StandInRunner};
+use runner_broker::store::EventFilter;
+
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea, within};
+
+/// Who changes tokens in these tests.
+pub(crate) fn admin() -> By {
+    By { actor: "admin".into(), peer: None }
+}
+
+/// A reusable token of the instance; `change` sets its limits.
+pub(crate) async fn token(broker: &Broker, change: impl FnOnce(&mut Draft)) -> Issued {
+    let mut draft = Draft {
+        kind: Kind::Reusable,
+        description: String::new(),
+        policy: Policy::of_scope(Scope::Instance),
+    };
+    change(&mut draft);
+    broker.lifecycle.create_token(draft, &admin()).await.unwrap()
+}
+
+/// A runner registers by a token.
+pub(crate) async fn register(
+    broker: &Broker,
+    token: &Issued,
+    name: &str,
+) -> Result<Runner, RpcError> {
+    let options = RegisterOptions::new(token.secret.clone(), name);
+    StandInRunner::new(&broker.url).register(&options).await
+}
+
+fn uses(broker: &Broker, token: &Issued) -> u64 {
+    broker.lifecycle.token(&token.token.token.id).unwrap().token.uses
+}
+
+fn live(broker: &Broker, token: &Issued) -> usize {
+    broker.lifecycle.token(&token.token.token.id).unwrap().live_runners
+}
+
+#[track_caller]
+fn refused(result: Result<Runner, RpcError>, code: &str, part: &str) {
+    let error = result.err().expect("it is refused");
+    assert_eq!(error.code, code, "{}", error.message);
+    assert!(error.message.contains(part), "{}", error.message);
+}
+
+fn registers(gitea: &StandInGitea) -> usize {
+    gitea.journal().count(|entry| entry.target.ends_with("/Register"))
+}
+
+#[tokio::test]
+async fn of_a_thousand_at_once_a_single_use_token_admits_one() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |draft| draft.kind = Kind::SingleUse).await;
+    let program = StandInRunner::new(&broker.url);
+    let asking: Vec<_> = (0..1000)
+        .map(|i| {
+            let options = RegisterOptions::new(token.secret.clone(), &format!("r{i}"));
+            let program = program.clone();
+            tokio::spawn(async move { program.register(&options).await })
+        })
+        .collect();
+    let mut admitted = 0;
+    for asked in asking {
+        match asked.await.unwrap() {
+            Ok(_) => admitted += 1,
+            Err(error) => {
+                assert_eq!(error.code, "permission_denied", "{error}");
+                assert!(error.message.contains("used up"), "{error}");
+            }
+        }
+    }
+    assert_eq!(admitted, 1);
+    assert_eq!((gitea.runners().len(), registers(&gitea)), (1, 1));
+    assert_eq!((uses(&broker, &token), live(&broker, &token)), (1, 1));
+    let state = broker.lifecycle.token(&token.token.token.id).unwrap().state;
+    assert_eq!(state, State::UsedUp);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_registration_that_failed_uses_nothing_up() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |draft| draft.kind = Kind::SingleUse).await;
+    for effect in [Effect::Answer(Answer::html(hyper::StatusCode::BAD_GATEWAY)), Effect::Reset] {
+        gitea.faults().once(Route::Register, When::AfterActing, effect);
+        refused(register(&broker, &token, "a").await, "unavailable", "try again");
+    }
+    assert_eq!((uses(&broker, &token), live(&broker, &token)), (0, 0));
+    register(&broker, &token, "a").await.unwrap();
+    assert_eq!(uses(&broker, &token), 1);
+    refused(register(&broker, &token, "b").await, "permission_denied", "used up");
+    // What Gitea made of the two whose answers were lost is deleted.
+    eventually("one runner is left", async || gitea.runners().len() == 1).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_one_that_fails_comes_next() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |draft| draft.kind = Kind::SingleUse).await;
+    gitea.faults().once(Route::Register, When::BeforeActing, Effect::Reset);
+    let gate = gitea.faults().gate(Route::Register, When::BeforeActing);
+    let (first, second) = tokio::join!(register(&broker, &token, "a"), async {
+        within(gate.reached()).await;
+        let second = register(&broker, &token, "b");
+        let opens = async {
+            eventually("the second waits", async || broker.lifecycle.is_registering()).await;
+            gate.open();
+        };
+        tokio::join!(second, opens).0
+    });
+    assert_eq!([first.is_ok(), second.is_ok()].iter().filter(|ok| **ok).count(), 1);
+    assert_eq!(uses(&broker, &token), 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_given_again_by_a_token_that_is_used_up() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |draft| draft.kind = Kind::SingleUse).await;
+    let options = RegisterOptions::new(token.secret.clone(), "a");
+    let gate = gitea.faults().gate(Route::Register, When::AfterActing);
+    let program = StandInRunner::new(&broker.url);
+    program.hang_up_during_register(&options, within(gate.reached())).await.unwrap();
+    gate.open();
+    eventually("it is registered", async || uses(&broker, &token) == 1).await;
+    refused(register(&broker, &token, "other").await, "permission_denied", "used up");
+    let runner = program.register(&options).await.unwrap();
+    assert_eq!((gitea.runners().len(), uses(&broker, &token)), (1, 1));
+    runner.declare(&["host"]).await.unwrap();
+    refused(program.register(&options).await, "permission_denied", "used up");
+
+    // Switched off, it gives nothing again either.
+    let second = self::token(&broker, |draft| draft.kind = Kind::SingleUse).await;
+    let options = RegisterOptions::new(second.secret.clone(), "b");
+    let gate = gitea.faults().gate(Route::Register, When::AfterActing);
+    program.hang_up_during_register(&options, within(gate.reached())).await.unwrap();
+    gate.open();
+    eventually("it is registered", async || uses(&broker, &second) == 1).await;
+    broker.lifecycle.disable_token(&second.token.token.id, false, &admin()).await.unwrap();
+    refused(program.register(&options).await, "permission_denied", "disabled");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn each_limit_is_told_in_words() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let asks = async |change: fn(&mut Draft), name: &str, labels: &[&str], ephemeral: bool| {
+        let token = token(&broker, change).await;
+        let mut options = RegisterOptions::new(token.secret.clone(), name);
+        options.labels = labels.iter().map(|&label| label.to_owned()).collect();
+        options.ephemeral = ephemeral;
+        StandInRunner::new(&broker.url).register(&options).await
+    };
+    let only_host: fn(&mut Draft) = |draft| draft.policy.labels = vec!["host".into()];
+    refused(asks(only_host, "a", &["host", "gpu"], false).await, "permission_denied", "\"gpu\"");
+    asks(only_host, "a", &["host"], false).await.unwrap();
+    let named: fn(&mut Draft) = |draft| draft.policy.name_pattern = Some("ci-?*".into());
+    refused(asks(named, "ci-", &["host"], false).await, "permission_denied", "\"ci-?*\"");
+    asks(named, "ci-1", &["host"], false).await.unwrap();
+    let ephemeral: fn(&mut Draft) = |draft| draft.policy.ephemeral_only = true;
+    refused(asks(ephemeral, "b", &["host"], false).await, "permission_denied", "--ephemeral");
+    asks(ephemeral, "b", &["host"], true).await.unwrap();
+    let elsewhere: fn(&mut Draft) =
+        |draft| draft.policy.allowed_cidrs = vec!["10.0.0.0/8".parse().unwrap()];
+    refused(asks(elsewhere, "c", &["host"], false).await, "permission_denied", "127.0.0.1");
+    let soon = token(&broker, |draft| {
+        draft.policy.expires_at = Some(SystemTime::now() + Duration::from_millis(1));
+    });
+    let soon = soon.await;
+    eventually("it expires", async || {
+        broker.lifecycle.token(&soon.token.token.id).unwrap().state == State::Expired
+    })
+    .await;
+    refused(register(&broker, &soon, "d").await, "permission_denied", "expired");
+    let two = token(&broker, |draft| draft.policy.max_runners = Some(1)).await;
+    let first = register(&broker, &two, "e1").await.unwrap();
+    refused(register(&broker, &two, "e2").await, "resource_exhausted", "1 live runners");
+    first.deregister().await.unwrap();
+    register(&broker, &two, "e2").await.unwrap();
+    assert_eq!((uses(&broker, &two), live(&broker, &two)), (2, 1));
+
+    let text = broker.lifecycle.metrics.render().unwrap();
+    for reason in ["label", "name", "not_ephemeral", "address", "expired", "max_runners"] {
+        let line = format!("enrollment_rejections_total{{reason=\"{reason}\"}} 1");
+        assert!(text.contains(&line), "{line}");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_label_that_the_token_does_not_allow_is_refused_at_declare_too() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |draft| draft.policy.labels = vec!["host".into()]).await;
+    let runner = register(&broker, &token, "a").await.unwrap();
+    runner.declare(&["host"]).await.unwrap();
+    let error = runner.declare(&["host", "gpu"]).await.unwrap_err();
+    assert_eq!(error.code, "permission_denied");
+    assert!(error.message.contains("\"gpu\""), "{error}");
+    assert_eq!(gitea.runner(runner.credentials.id).unwrap().labels, ["host"]);
+    // A deleted token allows no more than before.
+    broker.lifecycle.delete_token(&token.token.token.id, false, &admin()).await.unwrap();
+    runner.declare(&["host"]).await.unwrap();
+    assert!(runner.declare(&["gpu"]).await.is_err());
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_wrong_and_deleted_get_one_answer() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let deleted = token(&broker, |_| {}).await;
+    let kept = token(&broker, |_| {}).await;
+    let id = &deleted.token.token.id;
+    broker.lifecycle.delete_token(id, false, &admin()).await.unwrap();
+    let wrong = format!("rb_{}_{}", kept.token.token.id, "x".repeat(27));
+    let mut answers = HashSet::new();
+    let other = "rb_Aaaaaaaaaa_".to_owned() + &"y".repeat(27);
+    for text in ["", "nothing", &wrong, &other] {
+        let options = RegisterOptions::new(text.into(), "a");
+        let error = StandInRunner::new(&broker.url).register(&options).await.err().unwrap();
+        answers.insert((error.code, error.message));
+    }
+    let error = register(&broker, &deleted, "a").await.err().unwrap();
+    answers.insert((error.code, error.message));
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers.iter().next().unwrap().0, "unauthenticated");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn guessing_is_slowed_and_costs_the_audit_trail_nothing() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let mut codes = HashSet::new();
+    for i in 0..60 {
+        let options = RegisterOptions::new(format!("guess-{i}").into(), "a");
+        let error = StandInRunner::new(&broker.url).register(&options).await.err().unwrap();
+        codes.insert((error.code, error.status.unwrap().as_u16()));
+    }
+    let two = [("unauthenticated".to_owned(), 401), ("resource_exhausted".to_owned(), 429)];
+    assert_eq!(codes, HashSet::from(two));
+    // Not even the right one is looked at any more.
+    let options = RegisterOptions::new(ENROLLMENT_TOKEN.into(), "a");
+    let right = StandInRunner::new(&broker.url).register(&options).await;
+    refused(right, "resource_exhausted", "try again in");
+    let events = broker.lifecycle.events(EventFilter { limit: 1000, ..EventFilter::default() });
+    let refusals = events.await.unwrap().len();
+    assert!((30..60).contains(&refusals), "{refusals}");
+    assert_eq!(registers(&gitea), 0);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_child_allows_no_more_than_its_parent() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let peer = [127, 0, 0, 1].into();
+    let parent = token(&broker, |draft| {
+        draft.policy.labels = vec!["host".into()];
+        draft.policy.max_uses = Some(2);
+    });
+    let parent = parent.await;
+    let exchange = async |token: &Issued, wish: Exchange| {
+        use secrecy::ExposeSecret;
+        broker.lifecycle.exchange_token(token.secret.expose_secret(), wish, peer).await
+    };
+    let child = exchange(&parent, Exchange::default()).await.unwrap();
+    let id = parent.token.token.id.clone();
+    assert_eq!(child.token.token.parent_id.as_ref(), Some(&id));
+    assert_eq!(child.token.token.kind, Kind::SingleUse);
+    assert_eq!(child.token.token.policy.labels, ["host"]);
+    let ends = child.token.token.policy.expires_at.unwrap();
+    assert!(ends <= SystemTime::now() + Duration::from_secs(600));
+
+    let gpu = Exchange { labels: vec!["gpu".into()], ..Exchange::default() };
+    assert!(matches!(exchange(&parent, gpu).await, Err(TokenError::Refused(_))));
+    assert!(matches!(exchange(&child, Exchange::default()).await, Err(TokenError::Refused(_))));
+    let long = Exchange { ttl: Some(Duration::from_secs(3601)), ..Exchange::default() };
+    assert!(matches!(exchange(&parent, long).await, Err(TokenError::Invalid(_))));
+    let pinned = broker.lifecycle.pin_token(&child.token.token.id, &admin()).await;
+    assert!(matches!(pinned, Err(TokenError::Conflict(_))));
+
+    let runner = register(&broker, &child, "a").await.unwrap();
+    refused(register(&broker, &child, "b").await, "permission_denied", "used up");
+    assert!(runner.declare(&["gpu"]).await.is_err());
+    assert_eq!((uses(&broker, &parent), live(&broker, &parent)), (1, 1));
+    assert_eq!((uses(&broker, &child), live(&broker, &child)), (1, 1));
+
+    // The parent's limit holds for all of its children together, and its state for each.
+    let (second, third) =
+        (exchange(&parent, Exchange::default()).await, exchange(&parent, Exchange::default()).await);
+    let (second, third) = (second.unwrap(), third.unwrap());
+    broker.lifecycle.disable_token(&id, false, &admin()).await.unwrap();
+    refused(register(&broker, &second, "b").await, "permission_denied", "disabled");
+    assert_eq!(broker.lifecycle.token(&second.token.token.id).unwrap().state, State::Disabled);
+    broker.lifecycle.enable_token(&id, &admin()).await.unwrap();
+    register(&broker, &second, "b").await.unwrap();
+    refused(register(&broker, &third, "c").await, "permission_denied", "used up");
+    assert!(matches!(exchange(&parent, Exchange::default()).await, Err(TokenError::Refused(_))));
+
+    // With the parent go the runners of its children.
+    broker.lifecycle.delete_token(&id, true, &admin()).await.unwrap();
+    eventually("all are gone", async || gitea.runners().is_empty()).await;
+    assert!(broker.lifecycle.token(&third.token.token.id).is_err());
+    refused(register(&broker, &third, "c").await, "unauthenticated", "not known");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_all() {
+    let gitea = gitea();
+    let site = Site::new(&gitea).set("shutdown.deregister", "none");
+    let broker = Broker::start(&site).await;
+    let single = token(&broker, |draft| draft.kind = Kind::SingleUse).await;
+    let limited = token(&broker, |draft| {
+        draft.description = "of the tests".into();
+        draft.policy.max_runners = Some(1);
+    });
+    let limited = limited.await;
+    let off = token(&broker, |_| {}).await;
+    let rotated = token(&broker, |_| {}).await;
+    let gone = token(&broker, |_| {}).await;
+    register(&broker, &single, "a").await.unwrap();
+    register(&broker, &limited, "b").await.unwrap();
+    register(&broker, &gone, "c").await.unwrap();
+    broker.lifecycle.disable_token(&off.token.token.id, false, &admin()).await.unwrap();
+    broker.lifecycle.delete_token(&gone.token.token.id, false, &admin()).await.unwrap();
+    let id = &rotated.token.token.id;
+    let fresh =
+        broker.lifecycle.rotate_token(id, Duration::from_secs(3600), &admin()).await.unwrap();
+    let before = broker.lifecycle.tokens();
+    broker.stop().await;
+
+    let broker = Broker::start(&site).await;
+    let millis = |all: Vec<_>| {
+        let text = all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join("\n");
+        // The store keeps milliseconds.
+        regex_free(&text)
+    };
+    assert_eq!(millis(broker.lifecycle.tokens()), millis(before));
+    refused(register(&broker, &single, "d").await, "permission_denied", "used up");
+    refused(register(&broker, &limited, "d").await, "resource_exhausted", "live runners");
+    refused(register(&broker, &off, "d").await, "permission_denied", "disabled");
+    refused(register(&broker, &gone, "d").await, "unauthenticated", "not known");
+    register(&broker, &rotated, "d").await.unwrap();
+    register(&broker, &fresh, "e").await.unwrap();
+    broker.stop().await;
+}
+
+/// Debug texts without the digits of times below a millisecond.
+fn regex_free(text: &str) -> String {
+    let mut shown = String::new();
+    for piece in text.split_inclusive("tv_nsec: ") {
+        let digits = piece.find(|c: char| !c.is_ascii_digit()).unwrap_or(piece.len());
+        let (nanos, rest) = piece.split_at(digits);
+        match nanos.parse::<u64>() {
+            Ok(nanos) => shown += &format!("{}{rest}", nanos / 1_000_000),
+            Err(_) => shown += piece,
+        }
+    }
+    shown
+}
+
+#[tokio::test]
+async fn the_old_secret_lives_as_long_as_is_chosen() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let first = token(&broker, |_| {}).await;
+    let id = first.token.token.id.clone();
+    let rotate = async |overlap| {
+        broker.lifecycle.rotate_token(&id, overlap, &admin()).await.unwrap()
+    };
+    let second = rotate(Duration::from_secs(3600)).await;
+    register(&broker, &first, "a").await.unwrap();
+    register(&broker, &second, "b").await.unwrap();
+    let third = rotate(Duration::ZERO).await;
+    refused(register(&broker, &second, "c").await, "unauthenticated", "not known");
+    // It was promised an hour.
+    register(&broker, &first, "c").await.unwrap();
+    register(&broker, &third, "d").await.unwrap();
+    assert_eq!(uses(&broker, &third), 4);
+    let short = rotate(Duration::from_millis(1)).await;
+    eventually("the old one ends", async || register(&broker, &third, "e").await.is_err()).await;
+    register(&broker, &short, "f").await.unwrap();
+    broker.stop().await;
+}
+
+/// All that hold a place with Gitea are stopped there, and one more waits for its turn.
+#[tokio::test]
+async fn a_change_holds_for_one_that_waits() {
+    for what in ["disable", "delete", "rotate", "expire"] {
+        let gitea = gitea();
+        let site = Site::new(&gitea);
+        let broker = Broker::start(&site).await;
+        let busy = token(&broker, |_| {}).await;
+        let soon = SystemTime::now() + Duration::from_secs(2);
+        let token = token(&broker, |draft| {
+            draft.policy.expires_at = (what == "expire").then_some(soon);
+        });
+        let token = token.await;
+        let gate = gitea.faults().gate(Route::Register, When::BeforeActing);
+        gitea.faults().always(Route::Register, When::BeforeActing, Effect::Gate(gate.clone()));
+        let program = StandInRunner::new(&broker.url);
+        let first: Vec<_> = (0..16)
+            .map(|i| {
+                let options = RegisterOptions::new(busy.secret.clone(), &format!("r{i}"));
+                let program = program.clone();
+                tokio::spawn(async move { program.register(&options).await })
+            })
+            .collect();
+        eventually("all places are taken", async || registers(&gitea) == 16).await;
+        let options = RegisterOptions::new(token.secret.clone(), "late");
+        let waits = tokio::spawn({
+            let program = program.clone();
+            async move { program.register(&options).await }
+        });
+        let lifecycle = &broker.lifecycle;
+        eventually("it waits", async || lifecycle.registrations() == 17).await;
+        let id = &token.token.token.id;
+        let (code, part) = match what {
+            "disable" => {
+                lifecycle.disable_token(id, false, &admin()).await.unwrap();
+                ("permission_denied", "disabled")
+            }
+            "delete" => {
+                lifecycle.delete_token(id, false, &admin()).await.unwrap();
+                ("unauthenticated", "not known")
+            }
+            "rotate" => {
+                lifecycle.rotate_token(id, Duration::ZERO, &admin()).await.unwrap();
+                ("unauthenticated", "not known")
+            }
+            _ => {
+                eventually("it expires", async || soon <= SystemTime::now()).await;
+                ("permission_denied", "expired")
+            }
+        };
+        gate.open();
+        refused(waits.await.unwrap(), code, part);
+        for one in first {
+            one.await.unwrap().unwrap();
+        }
+        assert_eq!(gitea.runners().len(), 16, "{what}");
+        broker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn cascade_lets_a_task_end_and_hands_out_none() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |_| {}).await;
+    let id = &token.token.token.id;
+    let idle = register(&broker, &token, "idle").await.unwrap();
+    let busy = register(&broker, &token, "busy").await.unwrap();
+    let options = RegisterOptions::new(ENROLLMENT_TOKEN.into(), "other");
+    let other = StandInRunner::new(&broker.url).register(&options).await.unwrap();
+    for runner in [&idle, &busy, &other] {
+        runner.declare(&["host"]).await.unwrap();
+    }
+    gitea.queue_task(&["host"]);
+    let (task, _) = busy.fetch_task(0).await.unwrap();
+
+    // One that is with Gitea at that moment goes as well.
+    let gate = gitea.faults().gate(Route::Register, When::AfterActing);
+    let late = register(&broker, &token, "late");
+    let cascade = async {
+        within(gate.reached()).await;
+        let now = broker.lifecycle.disable_token(id, true, &admin()).await.unwrap();
+        gate.open();
+        now
+    };
+    let (late, now) = tokio::join!(late, cascade);
+    assert_eq!((now.state, now.live_runners), (State::Disabled, 2));
+    let late = late.unwrap();
+    gitea.queue_task(&["host"]);
+    assert!(busy.fetch_task(0).await.unwrap().0.is_none());
+    assert!(late.fetch_task(0).await.map_or(true, |(task, _)| task.is_none()));
+    eventually("the idle are gone", async || gitea.runners().len() == 2).await;
+    assert!(gitea.runner(busy.credentials.id).is_some());
+
+    busy.run_task(&task.unwrap()).await.unwrap();
+    eventually("the busy one is gone", async || gitea.runners().len() == 1).await;
+    assert!(gitea.runner(other.credentials.id).is_some());
+    assert_eq!(live(&broker, &token), 0);
+    assert!(other.fetch_task(0).await.unwrap().0.is_some(), "others are not touched");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn cascade_outlives_a_restart() {
+    let gitea = gitea();
+    let api_token = {
+        use secrecy::ExposeSecret;
+        gitea.api_token(&["write:admin"]).expose_secret().to_owned()
+    };
+    let site = Site::new(&gitea).api_token(None).set("shutdown.deregister", "none");
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |_| {}).await;
+    let runner = register(&broker, &token, "a").await.unwrap();
+    runner.declare(&["host"]).await.unwrap();
+    broker.lifecycle.delete_token(&token.token.token.id, true, &admin()).await.unwrap();
+    // It cannot be deleted, but it gets nothing to do.
+    gitea.queue_task(&["host"]);
+    assert!(runner.fetch_task(0).await.unwrap().0.is_none());
+    broker.stop().await;
+    assert_eq!(gitea.runners().len(), 1);
+
+    let site = site.api_token(Some(&api_token));
+    let broker = Broker::start(&site).await;
+    eventually("it is gone", async || gitea.runners().is_empty()).await;
+    let ended = broker.lifecycle.store.ended_by_uuid(&runner.credentials.uuid).await.unwrap();
+    assert_eq!(ended.unwrap().state, RecordState::Ended(Reason::Revoked));
+    broker.stop().await;
+}
