@@ -5,8 +5,15 @@
 pub(super) const KEYS: &[&str] = &[
     "listen.runners",
     "listen.public_url",
+    "listen.trusted_proxies",
     "admin.listen",
     "admin.socket",
+    "admin.token",
+    "admin.token_file",
+    "admin.public_url",
+    "admin.trusted_proxies",
+    "admin.user_header",
+    "admin.allow_cidrs",
     "gitea.url",
     "gitea.scope",
     "gitea.registration_token",
@@ -26,12 +33,16 @@ pub(super) const KEYS: &[&str] = &[
     "shutdown.drain_timeout",
     "shutdown.deadline",
     "store.url",
+    "store.keep_events",
     "log.format",
     "log.level",
 ];
 
 /// The section whose keys are free.
 pub(super) const LABELS: &str = "labels";
+
+/// The tables that declare tokens, which only the file can hold.
+pub(super) const TOKENS: &str = "enrollment.tokens";
 
 /// Begins the name of each setting in the environment.
 pub(super) const PREFIX: &str = "RUNNER_BROKER__";
@@ -47,7 +58,21 @@ const FAMILIAR: &[(&str, &str)] = &[
 
 /// The secrets among the keys.
 pub(super) fn is_secret(key: &str) -> bool {
-    matches!(key, "gitea.registration_token" | "gitea.api_token" | "enrollment.token")
+    matches!(
+        key,
+        "admin.token" | "gitea.registration_token" | "gitea.api_token" | "enrollment.token"
+    )
+}
+
+/// The keys with several values.
+pub(super) fn is_list(key: &str) -> bool {
+    matches!(key, "listen.trusted_proxies" | "admin.trusted_proxies" | "admin.allow_cidrs")
+}
+
+/// Whether a key is, or may be meant as, the tables that declare tokens or a part of them.
+pub(super) fn is_tokens(key: &str) -> bool {
+    key.strip_prefix(TOKENS)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '.', '[']))
 }
 
 pub(super) fn is_known(key: &str) -> bool {
@@ -88,8 +113,24 @@ pub(super) fn variable(key: &str) -> String {
 
 /// The known key that an unknown one is a slip of.
 pub(super) fn meant(unknown: &str) -> Option<&'static str> {
+    closest(unknown, KEYS.iter().chain(&[TOKENS]))
+}
+
+/// What to say of an unknown key.
+pub(super) fn unknown(meant: Option<&str>) -> String {
+    match meant {
+        Some(meant) => format!("is unknown: did you mean {meant}?"),
+        None => "is unknown: remove it, or correct its name".into(),
+    }
+}
+
+/// The one of these names that an unknown one is a slip of.
+pub(super) fn closest(
+    unknown: &str,
+    names: impl Iterator<Item = &'static &'static str>,
+) -> Option<&'static str> {
     let unknown = unknown.to_lowercase();
-    KEYS.iter()
+    names
         .map(|key| (strsim::damerau_levenshtein(&unknown, key), *key))
         .filter(|(distance, _)| *distance <= 2)
         .min()
@@ -105,6 +146,7 @@ mod tests {
         for key in KEYS {
             assert_eq!(of_variable(&variable(key)).as_deref(), Some(*key));
             assert!(is_section(section_of(key)));
+            assert!(!is_tokens(key), "{key}");
         }
         assert_eq!(of_variable("RUNNER_BROKER__Log__LEVEL").as_deref(), Some("log.level"));
         assert_eq!(
@@ -119,6 +161,7 @@ mod tests {
     fn only_small_slips_are_guessed() {
         assert_eq!(meant("listen.runers"), Some("listen.runners"));
         assert_eq!(meant("enrolment.token_file"), Some("enrollment.token_file"));
+        assert_eq!(meant("enrolment.tokens"), Some("enrollment.tokens"));
         assert_eq!(meant("Log.Level"), Some("log.level"));
         assert_eq!(meant("lease.expire_after"), None);
         assert_eq!(meant(""), None);

@@ -19,6 +19,7 @@ use super::{keys, secret};
 pub(super) struct Layers {
     builder: ConfigBuilder<DefaultState>,
     secrets: BTreeMap<String, Secret>,
+    tokens: Option<Value>,
     problems: Vec<Problem>,
     incomplete: bool,
 }
@@ -29,6 +30,8 @@ pub(super) struct Merged {
     pub(super) values: BTreeMap<String, Value>,
     /// Those given as text, by full key.
     pub(super) secrets: BTreeMap<String, Secret>,
+    /// What the file holds as `[[enrollment.tokens]]`, with its secrets: it is not merged with anything.
+    pub(super) tokens: Option<Value>,
     /// What is wrong in single layers.
     pub(super) problems: Vec<Problem>,
     /// Whether a layer could not be read, so that what is missing may well be in it.
@@ -71,7 +74,7 @@ impl Layers {
             if value.is_empty() && keys::is_known(&key) {
                 continue; // Compose files pass on what is not set as an empty variable.
             }
-            let value = Value::new(Some(&origin), value);
+            let value = text(&key, value, &origin);
             if is_familiar {
                 familiar.push((key, value));
             } else if let Some(other) = own.insert(key.clone(), value) {
@@ -94,7 +97,7 @@ impl Layers {
                 );
                 self.problem(key, &origin, message);
             } else {
-                entries.push((key.clone(), Value::new(Some(&origin), value.as_str())));
+                entries.push((key.clone(), text(key, value, &origin)));
             }
         }
         self.add(entries, str::to_owned);
@@ -109,8 +112,8 @@ impl Layers {
                 values.insert(format!("{section}.{key}"), value);
             }
         }
-        let Self { secrets, problems, incomplete, .. } = self;
-        Merged { values, secrets, problems, incomplete }
+        let Self { secrets, tokens, problems, incomplete, .. } = self;
+        Merged { values, secrets, tokens, problems, incomplete }
     }
 
     fn toml(&mut self, text: &str, origin: &String) {
@@ -125,9 +128,16 @@ impl Layers {
         let mut entries = Vec::new();
         for (section, value) in sections.into_iter().collect::<BTreeMap<_, _>>() {
             match value.kind {
-                ValueKind::Table(table) if keys::is_section(&section) => entries.extend(
-                    table.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
-                ),
+                ValueKind::Table(table) if keys::is_section(&section) => {
+                    for (key, value) in table {
+                        let key = format!("{section}.{key}");
+                        if key == keys::TOKENS {
+                            self.tokens = Some(value);
+                        } else {
+                            entries.push((key, value));
+                        }
+                    }
+                }
                 ValueKind::Table(table) if !table.is_empty() => {
                     for key in table.into_keys().collect::<BTreeSet<_>>() {
                         self.unknown(&format!("{section}.{key}"), origin, str::to_owned);
@@ -155,11 +165,17 @@ impl Layers {
         for (key, value) in entries {
             let origin = value.origin().unwrap_or_default().to_owned();
             if keys::is_secret(&key) {
-                if let ValueKind::String(text) = value.kind {
-                    self.secrets.insert(key, Secret { text: text.into(), origin });
-                } else {
-                    self.problem(&key, &origin, "is no text: put it in quotes".into());
-                }
+                let message = match value.kind {
+                    ValueKind::String(text) => {
+                        self.secrets.insert(key, Secret { text: text.into(), origin });
+                        continue;
+                    }
+                    ValueKind::Array(_) if key == "enrollment.token" => {
+                        "is no text: put it in quotes, or did you mean [[enrollment.tokens]]?"
+                    }
+                    _ => "is no text: put it in quotes",
+                };
+                self.problem(&key, &origin, message.into());
             } else if keys::is_known(&key) && matches!(value.kind, ValueKind::Table(_)) {
                 // Told here, as tables lose their origin when they are merged.
                 let message = "is a table: give text (and put a name that holds a dot in quotes)";
@@ -175,8 +191,12 @@ impl Layers {
 
     fn unknown(&mut self, key: &str, origin: &str, spell: fn(&str) -> String) {
         let message = match keys::meant(key) {
-            Some(meant) => format!("is unknown: did you mean {}?", spell(meant)),
-            None => "is unknown: remove it, or correct its name".into(),
+            _ if keys::is_tokens(key) => {
+                "only the settings file can hold these: write [[enrollment.tokens]] there, with a \
+                 name and a token_file"
+                    .into()
+            }
+            meant => keys::unknown(meant.map(spell).as_deref()),
         };
         self.problem(key, origin, message);
     }
@@ -211,6 +231,15 @@ impl Source for Layer {
     fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
         Ok(self.0.clone())
     }
+}
+
+/// A value from where everything is text: lists are separated by commas there.
+fn text(key: &str, text: &str, origin: &String) -> Value {
+    if !keys::is_list(key) {
+        return Value::new(Some(origin), text);
+    }
+    let items = text.split(',').map(str::trim).filter(|_| !text.is_empty());
+    Value::new(Some(origin), items.map(|item| Value::new(Some(origin), item)).collect::<Vec<_>>())
 }
 
 fn tables(kind: ValueKind) -> Map<String, Value> {

@@ -3,16 +3,21 @@
 //!
 //! `layers` collects what the file, the environment and the flags say, `reader` takes key after key
 //! out of the merged result, and `validate` makes [`Settings`] of it. Secrets are taken out before
-//! the layers are merged and never pass through anything that parses values.
+//! the layers are merged and never pass through anything that parses values. `tokens` reads the tables
+//! of `[[enrollment.tokens]]`, which only the file can hold.
 
 mod forms;
 mod keys;
 mod layers;
 mod load;
+mod network;
+mod own;
 mod problem;
 mod reader;
 mod scope;
 mod secret;
+mod time;
+mod tokens;
 mod types;
 mod validate;
 mod value;

@@ -7,8 +7,9 @@ use config::{Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::forms::LabelForm;
-use super::layers::Merged;
+use super::layers::{Merged, Secret};
 use super::load::Used;
+use super::network::List;
 use super::problem::{Problem, one_line};
 use super::value::Setting;
 use super::{keys, secret};
@@ -23,18 +24,21 @@ pub(super) struct Reader {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
     pub(super) used: Vec<Used>,
+    /// All secrets that were read, by key.
+    pub(super) secrets: Vec<(String, SecretString)>,
 }
 
 impl Reader {
     pub(super) fn new(mut merged: Merged) -> Self {
         let problems = std::mem::take(&mut merged.problems);
-        Self { merged, problems, warnings: Vec::new(), used: Vec::new() }
+        let (warnings, used, secrets) = (Vec::new(), Vec::new(), Vec::new());
+        Self { merged, problems, warnings, used, secrets }
     }
 
     /// A key with a default, which also stands in for a value that is wrong.
     pub(super) fn or<T: Setting>(&mut self, key: &str, default: T) -> T {
         if self.merged.values.contains_key(key) {
-            return self.take(key).unwrap_or(default);
+            return self.given(key).unwrap_or(default);
         }
         self.note(key, &default.show(), DEFAULT);
         default
@@ -43,10 +47,15 @@ impl Reader {
     /// A key that may be left out.
     pub(super) fn optional<T: Setting>(&mut self, key: &str) -> Option<T> {
         if self.merged.values.contains_key(key) {
-            return self.take(key);
+            return self.given(key);
         }
         self.note(key, NOT_SET, DEFAULT);
         None
+    }
+
+    /// A key with several values, none of which must be there.
+    pub(super) fn list<T: Setting>(&mut self, key: &str) -> Vec<T> {
+        self.optional(key).map_or_else(Vec::new, |List(items)| items)
     }
 
     /// A key that must be there; `remedy` says how to give it.
@@ -54,11 +63,33 @@ impl Reader {
         if !self.merged.values.contains_key(key) {
             self.missing(key, remedy);
         }
-        self.take(key)
+        self.given(key)
+    }
+
+    /// A key that is told only where it is given.
+    pub(super) fn given<T: Setting>(&mut self, key: &str) -> Option<T> {
+        let value = self.merged.values.remove(key)?;
+        let origin = value.origin().unwrap_or_default().to_owned();
+        match T::read(value.kind) {
+            Ok(value) => {
+                self.note(key, &value.show(), &origin);
+                Some(value)
+            }
+            Err(message) => {
+                self.problem(key, &origin, message);
+                None
+            }
+        }
     }
 
     /// A secret, by itself or by its file; `remedy` says how to give one that must be there.
     pub(super) fn secret(&mut self, key: &str, remedy: Option<&str>) -> Option<SecretString> {
+        let secret = self.text_or_file(key, remedy)?;
+        self.secrets.push((key.into(), secret.clone()));
+        Some(secret)
+    }
+
+    fn text_or_file(&mut self, key: &str, remedy: Option<&str>) -> Option<SecretString> {
         let file_key = format!("{key}_file");
         let text = self.merged.secrets.remove(key);
         let file = self.merged.values.remove(&file_key);
@@ -110,11 +141,26 @@ impl Reader {
                      for example ubuntu-latest = \"docker://node:20\""
                 );
                 self.problem(&key, &origin, message);
-            } else if let Some(LabelForm(full)) = self.take(&key) {
+            } else if let Some(LabelForm(full)) = self.given(&key) {
                 labels.insert(name, full);
             }
         }
         labels
+    }
+
+    /// The tables of `[[enrollment.tokens]]`, as the file holds them.
+    pub(super) fn tokens(&mut self) -> Option<Value> {
+        self.merged.tokens.take()
+    }
+
+    /// Makes a field of a table a key, to be taken like all others.
+    pub(super) fn add(&mut self, key: String, value: Value) {
+        self.merged.values.insert(key, value);
+    }
+
+    /// The same for a secret.
+    pub(super) fn add_secret(&mut self, key: String, secret: Secret) {
+        self.merged.secrets.insert(key, secret);
     }
 
     /// Where the value of a key comes from; `default` once it was taken or where it is not set.
@@ -126,26 +172,6 @@ impl Reader {
 
     pub(super) fn problem(&mut self, key: &str, origin: &str, message: String) {
         self.problems.push(Problem { key: key.into(), origin: origin.into(), message });
-    }
-
-    fn take<T: Setting>(&mut self, key: &str) -> Option<T> {
-        let value = self.merged.values.remove(key)?;
-        let origin = value.origin().unwrap_or_default().to_owned();
-        let text = match value.kind {
-            ValueKind::String(text) => Ok(text),
-            ValueKind::I64(number) if T::INTEGER => Ok(number.to_string()),
-            _ => Err("is no text: put it in quotes".into()),
-        };
-        match text.and_then(|text| T::parse(&text)) {
-            Ok(value) => {
-                self.note(key, &value.show(), &origin);
-                Some(value)
-            }
-            Err(message) => {
-                self.problem(key, &origin, message);
-                None
-            }
-        }
     }
 
     fn secret_file(&mut self, key: &str, file_key: &str, file: Value) -> Option<SecretString> {
@@ -164,7 +190,9 @@ impl Reader {
         match secret::read(&path) {
             Ok((secret, warning)) => {
                 self.note(file_key, &path.show(), &origin);
-                self.warnings.extend(warning.map(|w| one_line(&format!("{file_key}: {w}"))));
+                if let Some(warning) = warning {
+                    self.warn(file_key, &warning);
+                }
                 Some(secret)
             }
             Err(message) => {
@@ -174,11 +202,18 @@ impl Reader {
         }
     }
 
-    /// Says nothing where a layer could not be read: the key may well be in it.
+    /// Says nothing where a layer could not be read, as the key may well be in it, or where the key was
+    /// there and wrong.
     fn missing(&mut self, key: &str, remedy: &str) {
-        if !self.merged.incomplete {
+        let told = self.problems.iter().any(|problem| problem.key == key);
+        if !self.merged.incomplete && !told {
             self.problem(key, "not set", remedy.into());
         }
+    }
+
+    /// Notes what is allowed but a risk.
+    pub(super) fn warn(&mut self, key: &str, message: &str) {
+        self.warnings.push(one_line(&format!("{key}: {message}")));
     }
 
     fn note(&mut self, key: &str, value: &str, origin: &str) {

@@ -1,18 +1,22 @@
 //! Makes [`Settings`] of the merged layers, with the rules that hold between keys.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hyper::header::HeaderName;
+use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use secrecy::{ExposeSecret, SecretString};
 
 use super::forms::{FilePath, Mode, StoreUrl};
+use super::problem::Problem;
 use super::reader::Reader;
 use super::value::Setting;
 use super::{
-    Admin, Credentials, Enrollment, Gitea, Listen, Log, Scope, Settings, Shutdown, Store, secret,
+    Admin, Credentials, Enrollment, Gitea, Listen, Log, Scope, Settings, Shutdown, Store, own,
+    secret, tokens,
 };
 
 /// All settings; `None` where one that is needed is missing or wrong. What is wrong is noted in the
@@ -20,8 +24,9 @@ use super::{
 pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     let listen = listen(reader);
     let admin = admin(reader);
-    let gitea = gitea(reader);
-    let enrollment = enrollment(reader, gitea.as_ref());
+    let (scope, gitea) = gitea(reader);
+    let enrollment = enrollment(reader, &scope);
+    own::distinct(reader);
     Some(Settings {
         listen,
         admin,
@@ -31,7 +36,7 @@ pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
         store: store(reader),
         log: log(reader),
         gitea: gitea?,
-        enrollment: enrollment?,
+        enrollment,
     })
 }
 
@@ -39,7 +44,7 @@ fn listen(reader: &mut Reader) -> Listen {
     Listen {
         runners: reader.or("listen.runners", Listen::default().runners),
         public_url: reader.optional("listen.public_url"),
-        ..Listen::default()
+        trusted_proxies: reader.list("listen.trusted_proxies"),
     }
 }
 
@@ -56,10 +61,32 @@ pub(super) fn admin(reader: &mut Reader) -> Admin {
             "is longer than the 107 bytes of a socket's path: give a shorter one".into(),
         );
     }
-    Admin { listen, socket, ..default }
+    let token = own::secret(reader, "admin.token", None);
+    let public_url = reader.optional("admin.public_url");
+    let trusted_proxies = reader.list("admin.trusted_proxies");
+    let user_header = user_header(reader, &trusted_proxies);
+    let allow_cidrs = reader.list("admin.allow_cidrs");
+    Admin { listen, socket, token, public_url, trusted_proxies, user_header, allow_cidrs }
 }
 
-fn gitea(reader: &mut Reader) -> Option<Gitea> {
+fn user_header(reader: &mut Reader, proxies: &[IpNet]) -> Option<HeaderName> {
+    const KEY: &str = "admin.user_header";
+    let header = reader.optional(KEY)?;
+    let wrong = |problem: &Problem| problem.key == "admin.trusted_proxies";
+    if proxies.is_empty() && !reader.problems.iter().any(wrong) {
+        let origin = reader.origin(KEY);
+        reader.problem(
+            KEY,
+            &origin,
+            "is believed from trusted proxies alone: set admin.trusted_proxies too, or leave it out"
+                .into(),
+        );
+    }
+    Some(header)
+}
+
+/// The scope stands for itself, too: tokens need it where the rest is wrong.
+fn gitea(reader: &mut Reader) -> (Scope, Option<Gitea>) {
     let url = reader.required(
         "gitea.url",
         "give Gitea's address, for example http://gitea:3000 (GITEA_INSTANCE_URL works too)",
@@ -74,9 +101,9 @@ fn gitea(reader: &mut Reader) -> Option<Gitea> {
         ),
     );
     let api_token = reader.secret("gitea.api_token", None).filter(|token| {
-        let good = is_visible(token);
+        let good = own::is_visible(token);
         if !good {
-            refuse_secret(
+            own::refuse(
                 reader,
                 "gitea.api_token",
                 "holds what no token of Gitea does: give it as Gitea showed it",
@@ -92,40 +119,21 @@ fn gitea(reader: &mut Reader) -> Option<Gitea> {
             })
             .is_ok()
     });
-    Some(Gitea { url: url?, scope, registration_token: registration_token?, api_token, ca_file })
+    let gitea = url.zip(registration_token).map(|(url, registration_token)| Gitea {
+        url,
+        scope: scope.clone(),
+        registration_token,
+        api_token,
+        ca_file,
+    });
+    (scope, gitea)
 }
 
-fn enrollment(reader: &mut Reader, gitea: Option<&Gitea>) -> Option<Enrollment> {
-    const KEY: &str = "enrollment.token";
-    let token = reader.secret(
-        KEY,
-        Some(
-            "give the broker's own secret that runners present, 32 characters or more, \
-             in a file named by enrollment.token_file; openssl rand -hex 32 makes one",
-        ),
-    )?;
-    if token.expose_secret().len() < 32 || !is_visible(&token) {
-        refuse_secret(
-            reader,
-            KEY,
-            "is not 32 or more visible ASCII characters: make a new one with openssl rand -hex 32",
-        );
+fn enrollment(reader: &mut Reader, scope: &Scope) -> Enrollment {
+    Enrollment {
+        token: own::secret(reader, "enrollment.token", None),
+        tokens: tokens::declared(reader, scope),
     }
-    let same = gitea.is_some_and(|gitea| {
-        crate::broker::secrets_match(
-            gitea.registration_token.expose_secret().as_bytes(),
-            token.expose_secret().as_bytes(),
-        )
-    });
-    if same {
-        refuse_secret(
-            reader,
-            KEY,
-            "is the same as gitea.registration_token, which runners must never see: \
-             make a new one with openssl rand -hex 32",
-        );
-    }
-    Some(Enrollment { token: Some(token), tokens: Vec::new() })
 }
 
 fn credentials(reader: &mut Reader) -> Credentials {
@@ -177,9 +185,24 @@ fn shutdown(reader: &mut Reader) -> Shutdown {
     shutdown
 }
 
+/// Shorter, there is no trail; longer, its beginning is before all clocks.
+const KEEP_EVENTS: RangeInclusive<Duration> =
+    Duration::from_secs(60 * 60)..=Duration::from_secs(10 * 31_557_600);
+
 fn store(reader: &mut Reader) -> Store {
+    const KEY: &str = "store.keep_events";
     let default = Store::default();
-    Store { path: reader.or("store.url", StoreUrl(default.path.clone())).0, ..default }
+    let path = reader.or("store.url", StoreUrl(default.path)).0;
+    let keep_events = reader.or(KEY, default.keep_events);
+    if !KEEP_EVENTS.contains(&keep_events) {
+        let origin = reader.origin(KEY);
+        let message = format!(
+            "{} is not within 1h and 10years: set a time that is, for example 90days",
+            keep_events.show()
+        );
+        reader.problem(KEY, &origin, message);
+    }
+    Store { path, keep_events }
 }
 
 fn log(reader: &mut Reader) -> Log {
@@ -188,19 +211,6 @@ fn log(reader: &mut Reader) -> Log {
         format: reader.or("log.format", default.format),
         level: reader.or("log.level", default.level),
     }
-}
-
-/// Notes a problem with a secret under the name by which it was given.
-fn refuse_secret(reader: &mut Reader, key: &str, message: &str) {
-    let file_key = format!("{key}_file");
-    let by_file = reader.used.iter().any(|used| used.key == file_key);
-    let key = if by_file { &file_key } else { key };
-    let origin = reader.origin(key);
-    reader.problem(key, &origin, message.into());
-}
-
-fn is_visible(token: &SecretString) -> bool {
-    token.expose_secret().bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Whether a file holds certificates and nothing broken.

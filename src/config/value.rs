@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+
+use config::ValueKind;
 
 use super::{Busy, Deregister, LogFormat, LogLevel, Scope};
+use crate::broker::token::Kind;
 
 /// A type that settings are read as.
 pub(super) trait Setting: Sized {
@@ -16,6 +18,43 @@ pub(super) trait Setting: Sized {
 
     /// The text that would be read as this value.
     fn show(&self) -> String;
+
+    /// Reads a value of the layers, most of which are text.
+    fn read(kind: ValueKind) -> Result<Self, String> {
+        match kind {
+            ValueKind::String(text) => Self::parse(&text),
+            ValueKind::I64(number) if Self::INTEGER => Self::parse(&number.to_string()),
+            _ => Err("is no text: put it in quotes".into()),
+        }
+    }
+}
+
+impl Setting for String {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.into())
+    }
+
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Setting for bool {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("{text:?} is unknown: give true or false"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn read(kind: ValueKind) -> Result<Self, String> {
+        match kind {
+            ValueKind::Boolean(value) => Ok(value),
+            ValueKind::String(text) => Self::parse(&text),
+            _ => Err("is neither true nor false: give one of them".into()),
+        }
+    }
 }
 
 impl Setting for SocketAddr {
@@ -41,18 +80,6 @@ impl Setting for PathBuf {
 
     fn show(&self) -> String {
         self.display().to_string()
-    }
-}
-
-impl Setting for Duration {
-    fn parse(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text).map_err(|_| {
-            format!("{text:?} is no duration: give a number with its unit, for example 5s or 10m")
-        })
-    }
-
-    fn show(&self) -> String {
-        humantime::format_duration(*self).to_string()
     }
 }
 
@@ -103,6 +130,7 @@ macro_rules! words {
 }
 
 words! {
+    Kind { "reusable" => Reusable, "single_use" => SingleUse }
     Deregister { "auto" => Auto, "gone" => Gone, "all" => All, "none" => None }
     Busy { "leave" => Leave, "cancel" => Cancel }
     LogFormat { "text" => Text, "json" => Json }
@@ -136,10 +164,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn durations_addresses_paths_and_words() {
-        reads::<Duration>("10m", "10m");
-        reads::<Duration>("1h 30s", "1h 30s");
-        refuses::<Duration>(&["", "5", "ten", "-1s"], "is no duration");
+    fn addresses_paths_and_words() {
         reads::<SocketAddr>("0.0.0.0:8080", "0.0.0.0:8080");
         reads::<SocketAddr>("[::1]:80", "[::1]:80");
         refuses::<SocketAddr>(&["", ":80", "localhost:80", "1.2.3.4"], "IP:PORT");
@@ -152,5 +177,9 @@ pub(super) mod tests {
         reads::<Busy>("cancel", "cancel");
         reads::<LogFormat>("json", "json");
         reads::<LogLevel>("trace", "trace");
+        reads::<Kind>("single_use", "single_use");
+        refuses::<Kind>(&["", "single-use"], "give reusable or single_use");
+        reads::<bool>("true", "true");
+        refuses::<bool>(&["", "yes", "1", "True"], "give true or false");
     }
 }

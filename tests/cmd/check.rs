@@ -49,7 +49,7 @@ fn check(folder: &TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> 
 
 #[test]
 fn what_will_be_used_is_shown_with_its_origin() {
-    let environment = [("RUNNER_BROKER__LOG__LEVEL", "debug"), ("GITEA_API_TOKEN", CANARY)];
+    let environment = [("RUNNER_BROKER__LOG__LEVEL", "debug"), ("GITEA_API_TOKEN", "canary")];
     let arguments = ["--config", "config.toml", "--set", "shutdown.deadline=20s"];
     assert_snapshot!(check(&folder(), &arguments, &environment), @r"
     exit: 0
@@ -57,8 +57,14 @@ fn what_will_be_used_is_shown_with_its_origin() {
     SETTING VALUE FROM
     listen.runners 0.0.0.0:8080 default
     listen.public_url (not set) default
+    listen.trusted_proxies (not set) default
     admin.listen 127.0.0.1:8081 default
     admin.socket /var/lib/runner-broker/admin.sock default
+    admin.token (not set) default
+    admin.public_url (not set) default
+    admin.trusted_proxies (not set) default
+    admin.user_header (not set) default
+    admin.allow_cidrs (not set) default
     gitea.url http://gitea:3000/git file config.toml
     gitea.scope instance default
     gitea.registration_token_file [dir]/registration file config.toml
@@ -76,6 +82,7 @@ fn what_will_be_used_is_shown_with_its_origin() {
     shutdown.drain_timeout 5s default
     shutdown.deadline 20s flag --set
     store.url sqlite:/var/lib/runner-broker/state.db default
+    store.keep_events 90days default
     log.format text default
     log.level debug variable RUNNER_BROKER__LOG__LEVEL
     --- stderr
@@ -93,6 +100,37 @@ fn programs_get_json() {
         serde_json::json!({ "key": "listen.runners", "value": "0.0.0.0:8080", "origin": "default" })
     );
     assert_eq!(answer["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn declared_tokens_are_shown_with_what_they_set() {
+    let folder = folder();
+    let dir = folder.path().display();
+    let tokens = format!(
+        "[gitea]\nurl = \"http://gitea:3000\"\nregistration_token_file = \"{dir}/registration\"\n\
+         [[enrollment.tokens]]\nname = \"ci-builders\"\ntoken_file = \"{dir}/enrollment\"\n\
+         labels = [\"ubuntu-latest\", \"ubuntu-22.04\"]\nephemeral_only = true\nmax_runners = 10\n\
+         allowed_cidrs = [\"10.0.0.0/8\", \"192.0.2.7\"]\n\
+         [[enrollment.tokens]]\nname = \"guest\"\ntoken = \"{CANARY}-of-guest\"\n\
+         kind = \"single_use\"\nexpires_at = 2020-01-01T00:00:00+02:00\n"
+    );
+    fs::write(folder.path().join("tokens.toml"), tokens).unwrap();
+    let shown = check(&folder, &["--config", "tokens.toml"], &[]);
+    let told: Vec<_> =
+        shown.lines().filter(|line| line.starts_with("e") || line.starts_with("warning")).collect();
+    assert_snapshot!(told.join("\n"), @r"
+    exit: 0
+    enrollment.token (not set) default
+    enrollment.tokens[ci-builders].token_file [dir]/enrollment file tokens.toml
+    enrollment.tokens[ci-builders].labels ubuntu-latest,ubuntu-22.04 file tokens.toml
+    enrollment.tokens[ci-builders].ephemeral_only true file tokens.toml
+    enrollment.tokens[ci-builders].max_runners 10 file tokens.toml
+    enrollment.tokens[ci-builders].allowed_cidrs 10.0.0.0/8,192.0.2.7/32 file tokens.toml
+    enrollment.tokens[guest].token (hidden) file tokens.toml
+    enrollment.tokens[guest].kind single_use file tokens.toml
+    enrollment.tokens[guest].expires_at 2019-12-31T22:00:00Z file tokens.toml
+    warning: enrollment.tokens[guest].expires_at: is over: the token admits nobody; give a later time, or remove it
+    ");
 }
 
 #[test]
@@ -150,6 +188,46 @@ fn all_that_is_wrong_is_told_at_once() {
 }
 
 #[test]
+fn all_that_is_wrong_with_tokens_and_networks_is_told_at_once() {
+    let folder = folder();
+    let dir = folder.path().display();
+    let tokens = format!(
+        "[admin]\ntoken = \"{CANARY}\"\nuser_header = \"X-WebAuth-User\"\nallow_cidrs = [\"10.0.0.1/8\"]\n\
+         [store]\nkeep_events = \"5m\"\n\
+         [[enrollment.tokens]]\nname = \"ci\"\ntoken_file = \"{dir}/enrollment\"\nmax_use = 3\nmax_runners = 0\n\
+         [[enrollment.tokens]]\nname = \"CI\"\ntoken_file = \"{dir}/none\"\nlabels = \"ubuntu-latest\"\n\
+         [[enrollment.tokens]]\nname = \"ci\"\nscope = \"org:acme\"\nexpires_at = \"tomorrow\"\n"
+    );
+    fs::write(folder.path().join("wrong.toml"), tokens).unwrap();
+    let environment = [
+        ("GITEA_INSTANCE_URL", "http://gitea:3000"),
+        ("GITEA_RUNNER_REGISTRATION_TOKEN", "canary-of-gitea"),
+        ("RUNNER_BROKER__ENROLLMENT__TOKENS", "canary"),
+        ("RUNNER_BROKER__LISTEN__TRUSTED_PROXIES", "10.0.0.0/8, proxy"),
+    ];
+    assert_snapshot!(check(&folder, &["--config", "wrong.toml"], &environment), @r#"
+    exit: 78
+    --- stdout
+    --- stderr
+    enrollment.tokens (variable RUNNER_BROKER__ENROLLMENT__TOKENS): only the settings file can hold these: write [[enrollment.tokens]] there, with a name and a token_file
+    listen.trusted_proxies (variable RUNNER_BROKER__LISTEN__TRUSTED_PROXIES): "proxy" is no network: give an address, or one with the length of its prefix, for example 10.0.0.0/8
+    admin.user_header (file wrong.toml): is believed from trusted proxies alone: set admin.trusted_proxies too, or leave it out
+    admin.allow_cidrs (file wrong.toml): "10.0.0.1/8" is an address within a network: give 10.0.0.0/8 for the network, or 10.0.0.1 for that address alone
+    enrollment.tokens[ci].max_use (file wrong.toml): is unknown: did you mean max_uses?
+    enrollment.tokens[ci].max_runners (file wrong.toml): 0 would admit nobody: give 1 or more, or leave it out
+    enrollment.tokens[2].name (file wrong.toml): "CI" is no name: give 1 to 64 small letters, digits and "-_.", a letter or digit first, for example ci-builders
+    enrollment.tokens[2].token_file (file wrong.toml): [dir]/none cannot be read: [dir]/none is missing; make it, mount it, or correct the path
+    enrollment.tokens[2].labels (file wrong.toml): "ubuntu-latest" is no list: put it in brackets, ["ubuntu-latest"]
+    enrollment.tokens[3].name (file wrong.toml): "ci" is the name of an earlier token too: give another one
+    enrollment.tokens[3].token (not set): give what runners present, 32 characters or more, in a file named by token_file; openssl rand -hex 32 makes one
+    enrollment.tokens[3].scope (file wrong.toml): org:acme is not gitea.scope (instance), the only one that runners can serve: leave it out, or give that one
+    enrollment.tokens[3].expires_at (file wrong.toml): "tomorrow" is no point in time: give date, time and offset, for example 2030-01-31T12:00:00Z
+    enrollment.tokens[ci].token_file (file wrong.toml): is the same as admin.token, which runners must never see: make a new one with openssl rand -hex 32
+    store.keep_events (file wrong.toml): 5m is not within 1h and 10years: set a time that is, for example 90days
+    "#);
+}
+
+#[test]
 fn what_is_needed_is_told_with_the_way_to_give_it() {
     assert_snapshot!(check(&folder(), &["--config", "empty.toml"], &[]), @r"
     exit: 78
@@ -157,7 +235,6 @@ fn what_is_needed_is_told_with_the_way_to_give_it() {
     --- stderr
     gitea.url (not set): give Gitea's address, for example http://gitea:3000 (GITEA_INSTANCE_URL works too)
     gitea.registration_token (not set): give the token that Gitea shows under Actions, Runners, Create new Runner, in a file named by gitea.registration_token_file (GITEA_RUNNER_REGISTRATION_TOKEN_FILE works too)
-    enrollment.token (not set): give the broker's own secret that runners present, 32 characters or more, in a file named by enrollment.token_file; openssl rand -hex 32 makes one
     ");
 }
 

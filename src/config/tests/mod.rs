@@ -1,6 +1,9 @@
 //! The rules of loading, from outside.
 
+mod network;
 mod properties;
+mod secrets;
+mod tokens;
 
 use std::fs;
 use std::path::PathBuf;
@@ -103,7 +106,7 @@ fn little_is_needed_and_all_of_it_is_asked_for_at_once() {
     assert_eq!(settings.gitea.scope, Scope::Instance);
     assert_eq!(settings.shutdown.deadline, Duration::from_secs(9));
     let keys: Vec<_> = Case::empty().load().unwrap_err().0.into_iter().map(|p| p.key).collect();
-    assert_eq!(keys, ["gitea.url", "gitea.registration_token", "enrollment.token"]);
+    assert_eq!(keys, ["gitea.url", "gitea.registration_token"]);
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn a_file_that_was_named_must_be_there_and_hides_what_else_is_missing() {
     sources.environment.retain(|(name, _)| name != "RUNNER_BROKER_CONFIG");
     sources.default_file = Some(nowhere);
     let keys: Vec<_> = load(&sources).unwrap_err().0.into_iter().map(|p| p.key).collect();
-    assert_eq!(keys, ["gitea.url", "gitea.registration_token", "enrollment.token", "log.level"]);
+    assert_eq!(keys, ["gitea.url", "gitea.registration_token", "log.level"]);
 }
 
 #[test]
@@ -288,61 +291,6 @@ fn a_value_that_is_not_unicode_is_a_problem_where_it_is_ours() {
 }
 
 #[test]
-fn a_secret_comes_by_text_or_by_file_and_not_by_both() {
-    let case = Case::minimal();
-    let file = case.file("token", "canary\n");
-    let case = case.env("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", &file);
-    case.complains(
-        "gitea.registration_token (variable GITEA_RUNNER_REGISTRATION_TOKEN): is given, and so is \
-         gitea.registration_token_file (variable GITEA_RUNNER_REGISTRATION_TOKEN_FILE): remove one \
-         of them",
-    );
-    let loaded = case.env("GITEA_RUNNER_REGISTRATION_TOKEN", "").good();
-    assert_eq!(loaded.settings.gitea.registration_token.expose_secret(), "canary");
-}
-
-#[test]
-fn a_secret_given_in_the_wrong_place_is_not_repeated() {
-    Case::minimal().env("GITEA_API_TOKEN_FILE", "canary").complains(
-        "gitea.api_token_file (variable GITEA_API_TOKEN_FILE): is no absolute path: begin it with /, \
-         or give the secret itself as gitea.api_token",
-    );
-    Case::minimal().set("gitea.api_token", "canary").complains(
-        "gitea.api_token (flag --set): a secret in an argument can be read by every user: give a \
-         file with gitea.api_token_file",
-    );
-    Case::minimal().env("GITEA_API_TOKEN", "canary\u{e9}").complains(
-        "gitea.api_token (variable GITEA_API_TOKEN): holds what no token of Gitea does: give it as \
-         Gitea showed it",
-    );
-}
-
-#[test]
-fn the_enrollment_token_is_long_visible_and_the_brokers_own() {
-    const NAME: &str = "RUNNER_BROKER__ENROLLMENT__TOKEN";
-    const ORIGIN: &str = "enrollment.token (variable RUNNER_BROKER__ENROLLMENT__TOKEN):";
-    let spaced = format!("{ENROLLMENT} x");
-    for token in
-        ["canary-of-31-characters-0123456", &spaced, "canary-\u{e9}-0123456789-0123456789-01"]
-    {
-        Case::minimal().env(NAME, token).complains(&format!(
-            "{ORIGIN} is not 32 or more visible ASCII characters: make a new one with openssl rand \
-             -hex 32"
-        ));
-    }
-    let same = format!(
-        "{ORIGIN} is the same as gitea.registration_token, which runners must never see: make a new \
-         one with openssl rand -hex 32"
-    );
-    let case = Case::minimal().env("GITEA_RUNNER_REGISTRATION_TOKEN", ENROLLMENT);
-    case.complains(&same);
-    let file = case.file("token", ENROLLMENT);
-    case.env(NAME, "")
-        .env("RUNNER_BROKER__ENROLLMENT__TOKEN_FILE", &file)
-        .complains(&same.replace("token (", "token_file (").replace("TOKEN)", "TOKEN_FILE)"));
-}
-
-#[test]
 fn the_drain_leaves_a_second_before_the_deadline() {
     let case = Case::minimal().set("shutdown.deadline", "6s");
     case.good();
@@ -382,7 +330,8 @@ fn a_socket_path_that_the_system_would_refuse_is_told() {
 #[test]
 fn the_example_loads_names_every_key_and_shows_the_defaults() {
     let example = include_str!("../../../config/example.toml");
-    let is_key = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '"');
+    let is_key =
+        |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || "[\"".contains(c));
     let all: Vec<&str> = example
         .lines()
         .map(|line| line.strip_prefix('#').filter(|l| is_key(l)).unwrap_or(line))
@@ -402,12 +351,21 @@ fn the_example_loads_names_every_key_and_shows_the_defaults() {
 
     let case = secrets(Case::empty().toml(&all.join("\n")));
     let pem = rcgen::generate_simple_self_signed(["gitea".into()]).unwrap().cert.pem();
-    let (api, ca) = (case.file("a", "api"), case.file("ca.pem", &pem));
-    let loaded = case.set("gitea.api_token_file", &api).set("gitea.ca_file", &ca).good();
+    let builders = case.file("b", &ENROLLMENT.replace("canary", "builders"));
+    let (admin, api) = (case.file("admin", &"a".repeat(32)), case.file("a", "api"));
+    let ca = case.file("ca.pem", &pem);
+    let mut case = case
+        .set("admin.token_file", &admin)
+        .set("gitea.api_token_file", &api)
+        .set("gitea.ca_file", &ca);
+    case.toml = case.toml.replace("/run/secrets/enrollment_builders", &builders);
+    let loaded = case.good();
     assert_eq!(loaded.settings.credentials.address, Address::Auto);
+    assert_eq!(loaded.settings.enrollment.tokens.len(), 1);
     assert_eq!(loaded.settings.labels.len(), 2);
     for used in &loaded.used {
-        let named = used.key.split_once('.').unwrap().1;
+        let of_token = used.key.split_once("].");
+        let named = of_token.or_else(|| used.key.split_once('.')).unwrap().1;
         let line = |line: &&str| line.trim_matches('"').starts_with(named);
         assert!(all.iter().any(line), "{} is not in the example", used.key);
     }
