@@ -1,7 +1,6 @@
 //! What someone asks a new token to be, made into what the broker understands. All that is wrong is told
-//! at once.
+//! at once. Times, durations and networks are written as in the settings.
 
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
@@ -9,7 +8,7 @@ use ipnet::IpNet;
 use super::problem::FieldError;
 use super::view::{NewChild, NewToken};
 use crate::broker::token::{Draft, Kind, Policy};
-use crate::config::Scope;
+use crate::config::{Scope, Setting};
 use crate::lifecycle::Exchange;
 
 /// RFC 3339 has four digits for the year: seconds until it ends.
@@ -25,7 +24,7 @@ pub(super) fn draft(
     now: SystemTime,
 ) -> Result<Draft, Vec<FieldError>> {
     let mut wrong = Wrong::default();
-    let kind = new.kind.map(|kind| kind.parse::<Kind>());
+    let kind = new.kind.as_deref().map(str::parse::<Kind>);
     let scope = new.scope.map(|scope| match scope.parse::<Scope>() {
         Ok(scope) if scope == *served => Ok(scope),
         Ok(_) => Err(format!("the broker serves only {served}: give that, or leave it out")),
@@ -35,8 +34,8 @@ pub(super) fn draft(
     let expires_at = match (&new.expires_at, &new.expires_in) {
         (None, None) => None,
         (Some(_), Some(_)) => Some(Err("give this or expires_at, not both".into())),
-        (Some(at), None) => Some(moment(at)),
-        (None, Some(length)) => Some(duration(length).and_then(|length| after(now, length))),
+        (Some(at), None) => Some(SystemTime::parse(at)),
+        (None, Some(length)) => Some(Duration::parse(length).and_then(|length| after(now, length))),
     };
     let draft = Draft {
         kind: wrong.or_note("kind", kind.transpose()).flatten().unwrap_or(Kind::Reusable),
@@ -52,7 +51,7 @@ pub(super) fn draft(
             allowed_cidrs: wrong
                 .or_note(
                     "allowed_cidrs",
-                    new.allowed_cidrs.iter().map(|one| network(one)).collect(),
+                    new.allowed_cidrs.iter().map(|one| IpNet::parse(one)).collect(),
                 )
                 .unwrap_or_default(),
         },
@@ -69,7 +68,7 @@ pub(super) fn draft(
 /// The fields, each with a sentence on what would be right.
 pub(super) fn exchange(new: NewChild) -> Result<Exchange, Vec<FieldError>> {
     let mut wrong = Wrong::default();
-    let ttl = new.ttl.map(|ttl| duration(&ttl)).transpose();
+    let ttl = new.ttl.as_deref().map(Duration::parse).transpose();
     let wish = Exchange {
         ttl: wrong.or_note("ttl", ttl).flatten(),
         description: new.description,
@@ -78,15 +77,6 @@ pub(super) fn exchange(new: NewChild) -> Result<Exchange, Vec<FieldError>> {
         ephemeral_only: new.ephemeral_only,
     };
     wrong.or(wish)
-}
-
-/// A length of time as people write it.
-///
-/// # Errors
-/// A sentence with an example.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: give a number and a unit, for example 30m, 12h or 30d"))
 }
 
 #[derive(Default)]
@@ -106,27 +96,11 @@ impl Wrong {
     }
 }
 
-fn moment(text: &str) -> Result<SystemTime, String> {
-    humantime::parse_rfc3339(text).map_err(|error| {
-        format!(
-            "{error}: give a time in UTC as RFC 3339 writes it, for example 2031-12-31T23:59:59Z"
-        )
-    })
-}
-
 fn after(now: SystemTime, length: Duration) -> Result<SystemTime, String> {
     let last = SystemTime::UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
     now.checked_add(length)
         .filter(|end| *end <= last)
         .ok_or_else(|| "this is longer than the calendar: leave it out".into())
-}
-
-/// A network, or one address.
-fn network(text: &str) -> Result<IpNet, String> {
-    let one = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or_else(|_| one()).map_err(|_| {
-        format!("{text:?} is no network: give an address and a length, for example 10.0.0.0/8")
-    })
 }
 
 #[cfg(test)]
@@ -189,6 +163,7 @@ mod tests {
             (Some("tomorrow"), None, "expires_at"),
             (None, Some("0s"), "expires_in"),
             (None, Some("9999y"), "expires_in"),
+            (Some("2029-12-31T23:30:00-00:30"), None, "expires_at"),
             (None, Some("18446744073709551615s"), "expires_in"),
             (Some("2031-01-01T00:00:00Z"), Some("1d"), "expires_in"),
         ] {

@@ -29,3 +29,4 @@ pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use problem::{Problem, Problems};
 pub use scope::Scope;
 pub use types::*;
+pub(crate) use value::Setting;

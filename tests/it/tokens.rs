@@ -314,8 +314,10 @@ async fn a_child_allows_no_more_than_its_parent() {
     assert_eq!((uses(&broker, &child), live(&broker, &child)), (1, 1));
 
     // The parent's limit holds for all of its children together, and its state for each.
-    let (second, third) =
-        (exchange(&parent, Exchange::default()).await, exchange(&parent, Exchange::default()).await);
+    let (second, third) = (
+        exchange(&parent, Exchange::default()).await,
+        exchange(&parent, Exchange::default()).await,
+    );
     let (second, third) = (second.unwrap(), third.unwrap());
     broker.lifecycle.disable_token(&id, false, &admin()).await.unwrap();
     refused(register(&broker, &second, "b").await, "permission_denied", "disabled");
@@ -395,9 +397,8 @@ async fn the_old_secret_lives_as_long_as_is_chosen() {
     let broker = Broker::start(&site).await;
     let first = token(&broker, |_| {}).await;
     let id = first.token.token.id.clone();
-    let rotate = async |overlap| {
-        broker.lifecycle.rotate_token(&id, overlap, &admin()).await.unwrap()
-    };
+    let rotate =
+        async |overlap| broker.lifecycle.rotate_token(&id, overlap, &admin()).await.unwrap();
     let second = rotate(Duration::from_secs(3600)).await;
     register(&broker, &first, "a").await.unwrap();
     register(&broker, &second, "b").await.unwrap();

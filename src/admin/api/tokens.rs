@@ -18,6 +18,7 @@ use crate::admin::problem::Problem;
 use crate::admin::view::{IssuedToken, NewChild, NewToken, Token};
 use crate::admin::{Admin, draft};
 use crate::broker::policy::Refusal;
+use crate::config::Setting;
 use crate::lifecycle::{By, TokenError, TokenNow};
 
 #[derive(Deserialize, IntoParams)]
@@ -242,7 +243,7 @@ pub(super) async fn rotate(
     Path(id): Path<String>,
     Query(rotation): Query<Rotation>,
 ) -> Result<Secret, Problem> {
-    let overlap = match rotation.overlap.as_deref().map(draft::duration) {
+    let overlap = match rotation.overlap.as_deref().map(Duration::parse) {
         None => Duration::ZERO,
         Some(Ok(overlap)) => overlap,
         Some(Err(detail)) => return Err(TokenError::Invalid(vec![("overlap", detail)]).into()),

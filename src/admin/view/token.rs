@@ -143,7 +143,7 @@ pub struct NewToken {
     #[schema(schema_with = networks)]
     pub allowed_cidrs: Vec<String>,
     /// Until when it admits; not with `expires_in`.
-    #[schema(format = DateTime, pattern = "Z$", examples("2031-12-31T23:59:59Z"))]
+    #[schema(format = DateTime, examples("2031-12-31T23:59:59Z"))]
     pub expires_at: Option<String>,
     /// For how long it admits; not with `expires_at`.
     #[schema(
