@@ -205,7 +205,7 @@ impl<'a> Leaving<'a> {
     /// Begins what is due. Returns whether somebody may leave later.
     fn begin(&mut self, round: Round) -> bool {
         let all = self.policy == Deregister::All;
-        let mut later = all && self.lifecycle.is_registering();
+        let mut later = all && self.lifecycle.registering() > 0;
         for live in self.lifecycle.roster.all() {
             let tried = self.tried.get(&live.record_id).copied();
             let wait = match tried {

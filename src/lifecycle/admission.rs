@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use secrecy::ExposeSecret;
 use tracing::warn;
 
+use super::enrollment::Identified;
 use super::{Lifecycle, Live};
 use crate::broker::policy::{self, Asks, Refusal};
 use crate::broker::{Event, Key, What, secrets_match};
@@ -14,11 +15,15 @@ use crate::connect::{Code, ConnectError};
 use crate::telemetry::metrics::Rejection;
 
 impl Lifecycle {
-    /// Decides on a Register, however often its token was used before. The answer is the token's id.
+    /// Decides on a Register, however often its token was used before. The answer is the token.
     ///
     /// # Errors
     /// In words for the one who set the runner up.
-    pub fn admit(&self, request: &RegisterRequest, peer: IpAddr) -> Result<String, ConnectError> {
+    pub fn admit(
+        &self,
+        request: &RegisterRequest,
+        peer: IpAddr,
+    ) -> Result<Identified, ConnectError> {
         let mut token_id = None;
         self.decide(request, peer, &mut token_id)
             .map_err(|refusal| self.refuse(&refusal, token_id.as_deref(), &request.name, peer))
@@ -29,7 +34,7 @@ impl Lifecycle {
         request: &RegisterRequest,
         peer: IpAddr,
         token_id: &mut Option<String>,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Identified, Refusal> {
         let now = Instant::now();
         if let Some(wait) = self.limiter().blocked(peer, now) {
             return Err(Refusal::Throttled(wait));
@@ -43,8 +48,8 @@ impl Lifecycle {
         if registration {
             return Err(Refusal::RegistrationToken);
         }
-        let id = identified.inspect_err(|_| self.limiter().failed(peer, now))?;
-        *token_id = Some(id.clone());
+        let token = identified.inspect_err(|_| self.limiter().failed(peer, now))?;
+        *token_id = Some(token.token_id.clone());
         policy::request(request)?;
         let asks = Asks {
             name: &request.name,
@@ -52,8 +57,8 @@ impl Lifecycle {
             ephemeral: request.ephemeral,
             peer,
         };
-        self.enrollment.allows(&id, &asks, &self.settings.load().gitea.scope)?;
-        Ok(id)
+        self.enrollment.allows(&token.token_id, &asks, &self.settings.load().gitea.scope)?;
+        Ok(token)
     }
 
     /// Decides on the labels of a Declare. `live` is the runner, where the broker knows it.

@@ -118,9 +118,9 @@ impl Desk {
         }
     }
 
-    /// Whether a registration still runs.
-    pub fn is_busy(&self) -> bool {
-        self.lock().flights.values().any(|flight| flight.result.is_none())
+    /// How many registrations still run.
+    pub fn flights(&self) -> usize {
+        self.lock().flights.values().filter(|flight| flight.result.is_none()).count()
     }
 
     /// A result from before a restart waits for its runner.

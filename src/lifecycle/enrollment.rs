@@ -44,13 +44,21 @@ struct Secret {
     until: Option<SystemTime>,
 }
 
+/// A token that was found by its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identified {
+    /// Which token.
+    pub token_id: String,
+    secret: Digest,
+}
+
 impl Enrollment {
     /// The token that a presented secret belongs to. Unknown and wrong ones cost the same: the one look is
     /// by a digest, which nobody can steer.
     ///
     /// # Errors
     /// There is none.
-    pub fn identify(&self, presented: &str, now: SystemTime) -> Result<String, Refusal> {
+    pub fn identify(&self, presented: &str, now: SystemTime) -> Result<Identified, Refusal> {
         let presented = Presented::of(presented);
         let inner = self.lock();
         let found = inner.secrets.get_key_value(&presented.digest);
@@ -66,8 +74,21 @@ impl Enrollment {
                 Some(entry) => presented.id == Some(entry.token.id.as_str()),
                 None => false,
             })
-            .map(|secret| secret.token_id.clone())
+            .map(|secret| Identified { token_id: secret.token_id.clone(), secret: kept })
             .ok_or(Refusal::Token)
+    }
+
+    /// Whether the secret by which a token was found is still one of its own.
+    ///
+    /// # Errors
+    /// It was replaced.
+    pub fn still(&self, identified: &Identified, now: SystemTime) -> Result<(), Refusal> {
+        let inner = self.lock();
+        let secret = inner.secrets.get(&identified.secret);
+        match secret.filter(|secret| secret.token_id == identified.token_id) {
+            Some(Secret { until, .. }) if until.is_none_or(|until| now < until) => Ok(()),
+            _ => Err(Refusal::Token),
+        }
     }
 
     /// Whether the token allows this, however often it was used.

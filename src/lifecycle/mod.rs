@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
-pub use enrollment::Enrollment;
+pub use enrollment::{Enrollment, Identified};
 pub use register::{Registration, draining};
 pub use roster::{Live, Roster};
 pub use tokens::{By, Exchange, Issued, TokenError, TokenNow};
@@ -208,10 +208,10 @@ impl Lifecycle {
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a registration that was begun has no result yet.
+    /// How many registrations that were begun have no result yet.
     #[must_use]
-    pub fn is_registering(&self) -> bool {
-        self.desk.is_busy()
+    pub fn registering(&self) -> usize {
+        self.desk.flights()
     }
 
     /// What is unsettled is tried now.

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::Lifecycle;
 use super::desk::{Answer, Delivery, Entry, Landed};
-use super::enrollment::Reservation;
+use super::enrollment::{Identified, Reservation};
 use super::random::random;
 use crate::broker::policy::Asks;
 use crate::broker::{Credentials, Event, Intent, Key, RecordId, What};
@@ -30,6 +30,8 @@ const TURN_LIMIT: Duration = Duration::from_secs(60);
 pub struct Registration {
     /// Who asks.
     pub key: Key,
+    /// By which token.
+    pub token: Identified,
     /// The runner's own version.
     pub version: String,
     /// The message as it came, decompressed.
@@ -140,7 +142,7 @@ impl Lifecycle {
         scope: &Scope,
         registration: Registration,
     ) -> Result<Landed, Failed> {
-        let Registration { key, version, body, headers, dialled } = registration;
+        let Registration { key, token, version, body, headers, dialled } = registration;
         let refuse = |refusal| {
             Failed::Refused(self.refuse(&refusal, Some(&key.parent_id), &key.name, key.peer))
         };
@@ -156,8 +158,11 @@ impl Lifecycle {
             return Err(Failed::Other(Outcome::Rejected, overloaded()));
         };
         let place = place.map_err(refuse)?;
-        // While it waited, its token may have been switched off.
-        self.enrollment.allows(&key.parent_id, &asks, scope).map_err(refuse)?;
+        // While it waited, its token may have been switched off, or got another secret.
+        let still = self.enrollment.still(&token, SystemTime::now());
+        still
+            .and_then(|()| self.enrollment.allows(&key.parent_id, &asks, scope))
+            .map_err(refuse)?;
         if self.is_draining() {
             return Err(Failed::Other(Outcome::Rejected, draining()));
         }
@@ -169,11 +174,11 @@ impl Lifecycle {
             version,
             created_at: SystemTime::now(),
         };
-        let token = self.gitea.tokens().registration.clone();
+        let registration_token = self.gitea.tokens().registration.clone();
         let spliced = splice::register_request(
             intent.key.codec,
             &body,
-            token.expose_secret(),
+            registration_token.expose_secret(),
             &intent.label(),
         )
         .map_err(|error| Failed::Other(Outcome::Rejected, error))?;

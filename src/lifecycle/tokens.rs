@@ -329,13 +329,15 @@ impl Lifecycle {
             self.note_event(event);
             TokenError::Refused(refusal)
         };
-        let parent_id =
+        let identified =
             self.enrollment.identify(presented, now).map_err(|refusal| refused(None, refusal))?;
+        let parent_id = identified.token_id.clone();
         let _changing = self.enrollment.changing.lock().await;
         let scope = self.settings.load().gitea.scope.clone();
         let parent = self
             .enrollment
-            .exchanges(&parent_id, peer, &scope)
+            .still(&identified, now)
+            .and_then(|()| self.enrollment.exchanges(&parent_id, peer, &scope))
             .and_then(|parent| policy::labels_allowed([&parent], &wish.labels).map(|()| parent))
             .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
         let unused = self.enrollment.unused_children(&parent_id);

@@ -93,7 +93,7 @@ impl Proxy {
         let request: RegisterRequest = decode(call.codec, &call.message)
             .inspect_err(|error| self.malformed(Route::Register, connection, &error.message))?;
         let peer = self.peer(connection, &call.parts.headers);
-        let parent_id = self.lifecycle.admit(&request, peer)?;
+        let token = self.lifecycle.admit(&request, peer)?;
         if self.lifecycle.is_draining() {
             metrics.rejection(Rejection::Draining);
             return Err(draining());
@@ -112,7 +112,8 @@ impl Proxy {
         let codec = call.codec;
         let RegisterRequest { name, labels, ephemeral, version, .. } = request;
         let registration = Registration {
-            key: Key { parent_id, name, labels, ephemeral, peer, codec },
+            key: Key { parent_id: token.token_id.clone(), name, labels, ephemeral, peer, codec },
+            token,
             version,
             body: call.message,
             headers: passed,

@@ -9,8 +9,8 @@ use super::rows::{parsed, time_from, time_ms, told, unknown};
 use super::{Store, StoreError};
 use crate::broker::{Event, What};
 
-/// How many events are kept at most, so that a flood of refusals does not fill the disk.
-const KEEP_EVENTS: i64 = 200_000;
+/// How many refusals are kept at most: a flood of them fills no disk, and pushes nothing else out.
+const KEEP_REFUSALS: i64 = 200_000;
 
 /// Which events are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,12 +44,12 @@ impl Store {
         self.call(move |c| select(c, filter)).await
     }
 
-    /// Forgets the events from before a time, and of the others all but the latest 200 000.
+    /// Forgets the events from before a time, and of the refusals all but the latest 200 000.
     ///
     /// # Errors
     /// None was forgotten.
     pub async fn prune_events(&self, before: SystemTime) -> Result<(), StoreError> {
-        self.call(move |c| prune(c, before, KEEP_EVENTS)).await
+        self.call(move |c| prune(c, before, KEEP_REFUSALS)).await
     }
 }
 
@@ -106,7 +106,8 @@ fn prune(c: &mut Connection, before: SystemTime, keep: i64) -> Result<()> {
     let tx = c.transaction()?;
     tx.prepare_cached("DELETE FROM events WHERE at < ?")?.execute([time_ms(before)])?;
     tx.prepare_cached(
-        "DELETE FROM events WHERE seq <= (SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+        "DELETE FROM events WHERE what LIKE '%.refused' AND seq <=
+            (SELECT seq FROM events WHERE what LIKE '%.refused' ORDER BY seq DESC LIMIT 1 OFFSET ?)",
     )?
     .execute([keep])?;
     tx.commit()

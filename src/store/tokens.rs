@@ -206,8 +206,10 @@ fn rotate(
     event: &Event,
 ) -> Result<()> {
     let tx = c.transaction()?;
-    tx.prepare_cached("UPDATE token_secrets SET until = ? WHERE token_id = ? AND until IS NULL")?
-        .execute(params![time_ms(old_until), id])?;
+    tx.prepare_cached(
+        "UPDATE token_secrets SET until = min(coalesce(until, ?1), ?1) WHERE token_id = ?2",
+    )?
+    .execute(params![time_ms(old_until), id])?;
     tx.prepare_cached("DELETE FROM token_secrets WHERE token_id = ? AND until <= ?")?
         .execute(params![id, time_ms(SystemTime::now())])?;
     insert_secret(&tx, id, digest)?;

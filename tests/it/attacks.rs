@@ -36,13 +36,15 @@ fn head(runner: &Runner, call: &str, more: &str) -> String {
 }
 
 /// As the broker takes it after it has read it.
-fn registration(name: &str) -> Registration {
+fn registration(broker: &Broker, name: &str) -> Registration {
     let asked = request(name);
+    let token = broker.lifecycle.admit(&asked, Ipv4Addr::LOCALHOST.into()).unwrap();
     let body = Bytes::from(encode(Codec::Proto, &asked));
     let RegisterRequest { name, labels, ephemeral, version, .. } = asked;
     let (peer, codec) = (Ipv4Addr::LOCALHOST.into(), Codec::Proto);
     Registration {
-        key: Key { parent_id: "settings".into(), name, labels, ephemeral, peer, codec },
+        key: Key { parent_id: token.token_id.clone(), name, labels, ephemeral, peer, codec },
+        token,
         version,
         body,
         headers: hyper::HeaderMap::new(),
@@ -101,7 +103,7 @@ async fn nobody_gets_an_identity_that_is_being_deleted() {
         .set("shutdown.drain_timeout", "100ms")
         .set("shutdown.deadline", "2s");
     let broker = Broker::start(&site).await;
-    let (_, lost) = broker.lifecycle.register(registration("one")).await.unwrap();
+    let (_, lost) = broker.lifecycle.register(registration(&broker, "one")).await.unwrap();
     drop(lost);
     let old = broker.lifecycle.roster.all().remove(0).presented.uuid.clone();
     let down = Answer::html(StatusCode::BAD_GATEWAY);
@@ -112,7 +114,8 @@ async fn nobody_gets_an_identity_that_is_being_deleted() {
     let broker = broker.await;
     let state = broker.lifecycle.roster.all()[0].state();
     assert_eq!(state, RecordState::Deregistering(Reason::Shutdown));
-    let (_, delivery) = within(broker.lifecycle.register(registration("one"))).await.unwrap();
+    let (_, delivery) =
+        within(broker.lifecycle.register(registration(&broker, "one"))).await.unwrap();
     broker.lifecycle.delivered(delivery);
     gitea.faults().clear();
     broker.lifecycle.settle_soon();
@@ -132,7 +135,7 @@ async fn runners_with_the_longest_labels_do_not_stop_settling() {
         gitea.add_runner(RunnerSeed { labels: labels.collect(), ..RunnerSeed::default() });
     }
     gitea.faults().once(Route::Register, When::AfterActing, Effect::Reset);
-    let lost = broker.lifecycle.register(registration("one")).await;
+    let lost = broker.lifecycle.register(registration(&broker, "one")).await;
     assert!(lost.is_err());
     eventually("the orphan is deleted", async || broker.lifecycle.unsettled() == 0).await;
     assert!(gitea.runners().iter().all(|runner| runner.name != "one"));
@@ -150,7 +153,7 @@ async fn an_error_that_quotes_the_request_shows_no_secret() {
         let status = StatusCode::from_u16(status).unwrap();
         let echo = Answer::connect_error(status, code, &format!("bad request: {secret}"));
         gitea.faults().once(Route::Register, When::BeforeActing, Effect::Answer(echo));
-        let refused = broker.lifecycle.register(registration("one")).await;
+        let refused = broker.lifecycle.register(registration(&broker, "one")).await;
         let Err(error) = refused else { panic!("it was refused") };
         assert!(error.message.contains("bad request: (hidden)"), "{error}");
     }
@@ -187,7 +190,7 @@ async fn an_answer_that_is_repeated_harms_nobody() {
         body: Bytes::from(encode(Codec::Proto, &RegisterResponse { runner: Some(row) })),
     };
     gitea.faults().once(Route::Register, When::AfterActing, Effect::Answer(repeated));
-    assert!(broker.lifecycle.register(registration("second")).await.is_err());
+    assert!(broker.lifecycle.register(registration(&broker, "second")).await.is_err());
     eventually("the orphan is deleted", async || broker.lifecycle.unsettled() == 0).await;
     let names: Vec<_> = gitea.runners().into_iter().map(|runner| runner.name).collect();
     assert_eq!(names, ["first"]);

@@ -309,11 +309,14 @@ async fn who_hangs_up_while_its_answer_is_looked_up_may_ask_once_more() {
     asks_and_leaves(&broker, &gate, &log, false).await;
     gate.open();
     eventually("it has landed", async || log.text().contains("runner registered")).await;
-    let RegisterRequest { name, labels, ephemeral, version, .. } = request("one");
-    let parent_id = "settings".to_owned();
+    let asked = request("one");
+    let token = broker.lifecycle.admit(&asked, Ipv4Addr::LOCALHOST.into()).unwrap();
+    let parent_id = token.token_id.clone();
+    let RegisterRequest { name, labels, ephemeral, version, .. } = asked;
     let (peer, codec) = (Ipv4Addr::LOCALHOST.into(), Codec::Proto);
     let registration = Registration {
         key: Key { parent_id, name, labels, ephemeral, peer, codec },
+        token,
         version,
         body: Bytes::new(),
         headers: hyper::HeaderMap::new(),

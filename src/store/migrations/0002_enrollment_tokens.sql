@@ -52,4 +52,5 @@ CREATE TABLE events (
 -- Each ends with the row's number, so that the latest are found without sorting.
 CREATE INDEX events_token ON events (token_id) WHERE token_id IS NOT NULL;
 CREATE INDEX events_runner ON events (runner_id) WHERE runner_id IS NOT NULL;
+CREATE INDEX events_what ON events (what);
 CREATE INDEX events_at ON events (at);
