@@ -138,6 +138,7 @@ impl App {
             listen: app.admin,
             socket: app.socket.clone(),
             started: std::time::Instant::now(),
+            failures: admin::Failures::default(),
         };
         tokio::spawn(admin::serve_tcp(admin, shown.clone(), app.admin_stop.clone()));
         tokio::spawn(admin::serve_unix(unix, shown, app.admin_stop.clone()));

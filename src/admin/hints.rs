@@ -3,8 +3,8 @@
 use super::view::{ApiToken, Status};
 
 /// A sentence for each thing that is not as it should be, the worst first. `needs` is the scope that an
-/// API token must have.
-pub(super) fn hints(status: &Status, needs: &str) -> Vec<String> {
+/// API token must have; `declared`: the settings name enrollment tokens.
+pub(super) fn hints(status: &Status, needs: &str, declared: bool) -> Vec<String> {
     let mut hints = Vec::new();
     if status.draining {
         hints.push("the broker is ending: it registers nobody and hands out no task".into());
@@ -22,6 +22,11 @@ pub(super) fn hints(status: &Status, needs: &str) -> Vec<String> {
              `runner-broker check --online` tells more",
             status.gitea.url
         ));
+    }
+    if status.enrollment_tokens.active == 0 && !declared {
+        hints.push(
+            "no enrollment token admits anybody: `runner-broker token create` makes one".into(),
+        );
     }
     match status.gitea.api_token {
         ApiToken::None => hints.push(format!(
@@ -79,7 +84,7 @@ mod tests {
             },
             runners: BTreeMap::from([("idle".into(), 3), ("gone".into(), 0)]),
             unsettled_registrations: 0,
-            enrollment_tokens: EnrollmentTokens { active: 1 },
+            enrollment_tokens: EnrollmentTokens { active: 1, ..EnrollmentTokens::default() },
             store: Store { path: "/data/state.db".into(), writable: true },
             addresses: Addresses {
                 runners: ([127, 0, 0, 1], 8080).into(),
@@ -92,7 +97,7 @@ mod tests {
 
     #[test]
     fn where_all_is_well_there_is_nothing_to_do() {
-        assert_eq!(hints(&well(), "write:organization"), Vec::<String>::new());
+        assert_eq!(hints(&well(), "write:organization", false), Vec::<String>::new());
     }
 
     #[test]
@@ -104,8 +109,17 @@ mod tests {
         status.unsettled_registrations = 2;
         status.runners.insert("gone".into(), 4);
         status.draining = true;
-        let hints = hints(&status, "write:organization");
-        let said = ["ending", "/data", "http://gitea:3000", "write:organization", "2 of", "4 of"];
+        status.enrollment_tokens.active = 0;
+        let hints = hints(&status, "write:organization", false);
+        let said = [
+            "ending",
+            "/data",
+            "http://gitea:3000",
+            "token create",
+            "write:organization",
+            "2 of",
+            "4 of",
+        ];
         assert_eq!(hints.len(), said.len(), "{hints:#?}");
         for (hint, word) in hints.iter().zip(said) {
             assert!(hint.contains(word), "{hint}");
@@ -113,11 +127,19 @@ mod tests {
     }
 
     #[test]
+    fn who_declares_tokens_knows_where_to_make_one() {
+        let mut status = well();
+        status.enrollment_tokens = EnrollmentTokens { expired: 2, ..EnrollmentTokens::default() };
+        assert_eq!(hints(&status, "x", false).len(), 1);
+        assert_eq!(hints(&status, "x", true).len(), 0);
+    }
+
+    #[test]
     fn an_unclear_registration_waits_for_a_token_that_works() {
         let mut status = well();
         status.unsettled_registrations = 1;
-        assert!(hints(&status, "x")[0].ends_with("by itself"));
+        assert!(hints(&status, "x", false)[0].ends_with("by itself"));
         status.gitea.api_token = ApiToken::Invalid;
-        assert!(hints(&status, "x")[1].ends_with("token that works"));
+        assert!(hints(&status, "x", false)[1].ends_with("token that works"));
     }
 }

@@ -1,7 +1,8 @@
-//! The admin listener and the Unix socket: metrics and health on both, and on the socket what the
-//! commands ask for.
+//! The admin listener and the Unix socket: metrics, health and the admin API on both.
 
 mod api;
+mod auth;
+mod draft;
 mod health;
 mod hints;
 pub mod problem;
@@ -15,11 +16,13 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Lifecycle;
+pub use auth::Failures;
 use problem::Problem;
 
 /// What the answers are made from. Cheap to clone.
@@ -35,44 +38,34 @@ pub struct Admin {
     pub socket: PathBuf,
     /// When the broker started.
     pub started: Instant,
+    /// Who presented wrong tokens.
+    pub failures: Failures,
 }
 
-/// Serves metrics and health over TCP, to everyone who reaches it, until `stop`.
+/// Serves everything over TCP until `stop`: metrics and health to everyone who is let in, the rest to who
+/// shows the admin token.
 pub async fn serve_tcp(listener: TcpListener, admin: Admin, stop: CancellationToken) {
-    let socket = admin.socket.display().to_string();
-    let router =
-        open().method_not_allowed_fallback(wrong_method).fallback(async move |uri: Uri| {
-            if uri.path().starts_with("/api") {
-                Problem::new(
-                    StatusCode::FORBIDDEN,
-                    "socket-only",
-                    "The admin API is not here",
-                    format!("the admin API is on the Unix socket only ({socket}, admin.socket)"),
-                )
-            } else {
-                nothing_here(&uri, "/metrics, /healthz and /readyz")
-            }
-        });
-    serve::serve(listener, router.with_state(admin), stop).await;
+    serve::serve(listener, router(admin), stop).await;
 }
 
 /// Serves everything on the Unix socket, whose mode is the authorization, until `stop`.
 pub async fn serve_unix(listener: UnixListener, admin: Admin, stop: CancellationToken) {
-    let router = open().merge(api::router()).method_not_allowed_fallback(wrong_method).fallback(async |uri: Uri| {
-        nothing_here(
-            &uri,
-            "/metrics, /healthz, /readyz, /api/v1/status, /api/v1/runners and /api/v1/runners/{id}",
-        )
-    });
-    serve::serve(listener, router.with_state(admin), stop).await;
+    serve::serve(listener, router(admin), stop).await;
 }
 
-/// What is on both.
-fn open() -> Router<Admin> {
-    Router::new()
+/// The same on both: the client's address tells them apart.
+fn router(admin: Admin) -> Router {
+    let open = Router::new()
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .merge(api::open())
+        .method_not_allowed_fallback(wrong_method);
+    let closed = api::closed()
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(nothing_here)
+        .layer(from_fn_with_state(admin.clone(), auth::require_admin));
+    open.merge(closed).layer(from_fn_with_state(admin.clone(), auth::identify)).with_state(admin)
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {
@@ -84,11 +77,15 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
     )
 }
 
-fn nothing_here(uri: &Uri, what_is: &str) -> Problem {
+async fn nothing_here(uri: Uri) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "not-found",
         "Nothing is at this path",
-        format!("nothing is at {}; what is here: {what_is}", uri.path()),
+        format!(
+            "nothing is at {}; what is here: /metrics, /healthz, /readyz, and what \
+             /api/v1/openapi.json names",
+            uri.path()
+        ),
     )
 }

@@ -30,3 +30,4 @@ pub use problem::{Problem, Problems};
 pub use scope::Scope;
 pub(crate) use secret::read as read_secret;
 pub use types::*;
+pub(crate) use value::Setting;

@@ -9,7 +9,7 @@ use super::{Busy, Deregister, LogFormat, LogLevel, Scope};
 use crate::broker::token::Kind;
 
 /// A type that settings are read as.
-pub(super) trait Setting: Sized {
+pub(crate) trait Setting: Sized {
     /// Whether a bare TOML integer means the same as its digits in quotes.
     const INTEGER: bool = false;
 

@@ -16,18 +16,18 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, eventually, gitea};
 
 /// A broker in front of a Gitea, with the folder that both need.
-struct Stack {
-    gitea: StandInGitea,
-    site: Site,
-    broker: Broker,
+pub(crate) struct Stack {
+    pub(crate) gitea: StandInGitea,
+    pub(crate) site: Site,
+    pub(crate) broker: Broker,
 }
 
 impl Stack {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|site| site).await
     }
 
-    async fn start_with(change: impl FnOnce(Site) -> Site) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(Site) -> Site) -> Self {
         let gitea = gitea();
         let site = change(Site::new(&gitea));
         let broker = Broker::start(&site).await;
@@ -36,7 +36,7 @@ impl Stack {
     }
 
     /// A runner that has spoken, so that it shares its identity with nobody.
-    async fn runner(&self, name: &str) -> Runner {
+    pub(crate) async fn runner(&self, name: &str) -> Runner {
         let program = StandInRunner::new(&self.broker.url);
         let options = RegisterOptions::new(ENROLLMENT_TOKEN.into(), name);
         let runner = program.register(&options).await.unwrap();
@@ -44,49 +44,94 @@ impl Stack {
         runner
     }
 
-    async fn tcp(&self, method: &str, path: &str) -> Answer {
-        ask(TcpStream::connect(self.broker.admin).await.unwrap(), method, path).await
+    pub(crate) async fn tcp(&self, method: &str, path: &str) -> Answer {
+        self.dial(method, path, &[], "").await
     }
 
-    async fn socket(&self, method: &str, path: &str) -> Answer {
+    pub(crate) async fn socket(&self, method: &str, path: &str) -> Answer {
+        self.local(method, path, &[], "").await
+    }
+
+    /// Over TCP, with header lines and a body.
+    pub(crate) async fn dial(
+        &self,
+        method: &str,
+        path: &str,
+        lines: &[&str],
+        body: &str,
+    ) -> Answer {
+        let stream = TcpStream::connect(self.broker.admin).await.unwrap();
+        ask(stream, method, path, lines, body).await
+    }
+
+    /// The same over the Unix socket.
+    pub(crate) async fn local(
+        &self,
+        method: &str,
+        path: &str,
+        lines: &[&str],
+        body: &str,
+    ) -> Answer {
         let stream = UnixStream::connect(self.site.path("admin.sock")).await.unwrap();
-        ask(stream, method, path).await
+        ask(stream, method, path, lines, body).await
     }
 }
 
-struct Answer {
-    status: u16,
-    /// In lower case.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{}", self.body))
     }
 
+    /// A header's value.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
     /// The problem that it must be.
-    fn problem(&self, status: u16, kind: &str) -> Value {
+    pub(crate) fn problem(&self, status: u16, kind: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
-        assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.head);
         let problem = self.json();
         assert_eq!(problem["status"], status);
         assert_eq!(problem["type"], format!("urn:runner-broker:{kind}"));
         assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()));
         problem
     }
+
+    /// The JSON of an answer that must have this status.
+    pub(crate) fn ok(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(self.header("content-type"), Some("application/json"), "{}", self.head);
+        self.json()
+    }
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, method: &str, path: &str) -> Answer {
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    method: &str,
+    path: &str,
+    lines: &[&str],
+    body: &str,
+) -> Answer {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+    for line in lines {
+        request += &format!("{line}\r\n");
+    }
+    request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     let read = stream.read_to_string(&mut answer);
     tokio::time::timeout(PATIENCE, read).await.expect("an answer").unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
 }
 
 #[tokio::test]
@@ -99,7 +144,7 @@ async fn metrics_have_every_name_and_no_runner_in_a_label() {
     .await;
     let answer = stack.tcp("GET", "/metrics").await;
     assert_eq!(answer.status, 200);
-    assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4"));
 
     for name in [
         "build_info",
@@ -220,7 +265,7 @@ async fn a_broker_that_ends_is_not_ready() {
 }
 
 #[tokio::test]
-async fn over_tcp_there_is_no_admin_api() {
+async fn without_an_admin_token_only_metrics_and_health_are_open_over_tcp() {
     let stack = Stack::start().await;
     let runner = stack.runner("a").await;
     let own = format!("/api/v1/runners/{}", runner.credentials.id);
@@ -228,12 +273,17 @@ async fn over_tcp_there_is_no_admin_api() {
         ("GET", "/api/v1/status"),
         ("GET", "/api/v1/runners"),
         ("GET", "/api/v1/"),
+        ("GET", "/api/v1/openapi.json"),
+        ("POST", "/api/v1/tokens"),
         ("GET", own.as_str()),
         ("DELETE", own.as_str()),
     ] {
-        let problem = stack.tcp(method, path).await.problem(403, "socket-only");
-        assert!(problem["detail"].as_str().unwrap().contains("admin.socket"), "{problem}");
+        let problem = stack.tcp(method, path).await.problem(403, "admin-off");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("admin.token_file") && detail.contains("admin.sock"), "{detail}");
     }
+    let guess = stack.dial("GET", "/api/v1/status", &["Authorization: Bearer x"], "").await;
+    guess.problem(403, "admin-off");
     assert_eq!(stack.gitea.runners().len(), 1);
     let mode = std::fs::metadata(stack.site.path("admin.sock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -242,13 +292,12 @@ async fn over_tcp_there_is_no_admin_api() {
 #[tokio::test]
 async fn a_wrong_path_or_method_is_told_what_is_here() {
     let stack = Stack::start().await;
-    let nothing = stack.tcp("GET", "/").await.problem(404, "not-found");
-    assert!(nothing["detail"].as_str().unwrap().contains("/metrics"), "{nothing}");
     let nothing = stack.socket("GET", "/api/v1/runner").await.problem(404, "not-found");
-    assert!(nothing["detail"].as_str().unwrap().contains("/api/v1/runners"), "{nothing}");
+    let told = nothing["detail"].as_str().unwrap();
+    assert!(told.contains("/metrics") && told.contains("/api/v1/openapi.json"), "{told}");
     let refused = stack.socket("POST", "/api/v1/runners").await;
     refused.problem(405, "method");
-    assert!(refused.head.contains("allow: get,head"), "{}", refused.head);
+    assert_eq!(refused.header("allow"), Some("GET,HEAD"));
     stack.tcp("DELETE", "/metrics").await.problem(405, "method");
     stack.socket("DELETE", "/api/v1/runners/1?cancel_task=maybe").await.problem(400, "request");
     stack.socket("DELETE", "/api/v1/runners/1?cancel=true").await.problem(400, "request");
@@ -349,7 +398,7 @@ async fn without_an_api_token_or_a_gitea_a_delete_says_why() {
     stack.gitea.set_down().await.unwrap();
     let answer = stack.socket("DELETE", "/api/v1/runners/a").await;
     answer.problem(503, "unreachable");
-    assert!(answer.head.contains("retry-after: "), "{}", answer.head);
+    assert_eq!(answer.header("retry-after"), Some("5"));
 }
 
 #[tokio::test]
@@ -386,6 +435,7 @@ async fn serving_ends_at_once_whatever_clients_do() {
         listen: address,
         socket: stack.site.path("admin.sock"),
         started: Instant::now(),
+        failures: admin::Failures::default(),
     };
     let stop = CancellationToken::new();
     let serving = tokio::spawn(admin::serve_tcp(listener, shown, stop.clone()));
@@ -393,7 +443,7 @@ async fn serving_ends_at_once_whatever_clients_do() {
     half.write_all(b"GET /metrics HT").await.unwrap();
     let _idle = TcpStream::connect(address).await.unwrap();
     // An answer on a later connection: the earlier ones are being served.
-    let later = ask(TcpStream::connect(address).await.unwrap(), "GET", "/healthz").await;
+    let later = ask(TcpStream::connect(address).await.unwrap(), "GET", "/healthz", &[], "").await;
     assert_eq!(later.status, 200);
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(5), serving).await.expect("it ends").unwrap();

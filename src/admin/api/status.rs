@@ -1,0 +1,72 @@
+//! The broker on one screen.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+
+use crate::admin::Admin;
+use crate::admin::hints::hints;
+use crate::admin::view::{Addresses, ApiToken, EnrollmentTokens, Gitea, Status, Store};
+use crate::broker::token::{Origin, State as Stands};
+use crate::gitea::token_scope;
+use crate::lifecycle::{STATES, TokenNow};
+
+/// The broker on one screen
+#[utoipa::path(
+    get, path = "/api/v1/status", operation_id = "showStatus", tag = "broker",
+    responses((status = 200, description = "How it stands, and what to do", body = Status)),
+)]
+pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
+    let lifecycle = &admin.lifecycle;
+    let writable = lifecycle.store_writable().await.is_ok();
+    let settings = lifecycle.settings.load();
+    let mut runners: BTreeMap<_, _> = STATES.map(|state| (state.to_owned(), 0)).into();
+    for live in lifecycle.roster.all() {
+        *runners.entry(lifecycle.state_of(&live).to_owned()).or_default() += 1;
+    }
+    let tokens = lifecycle.tokens();
+    let mut status = Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        uptime_seconds: admin.started.elapsed().as_secs(),
+        draining: lifecycle.is_draining(),
+        gitea: Gitea {
+            url: settings.gitea.url.to_string().trim_end_matches('/').to_owned(),
+            scope: settings.gitea.scope.to_string(),
+            up: lifecycle.gitea.is_up(),
+            api_token: match (&lifecycle.gitea.tokens().api, lifecycle.api_token_valid()) {
+                (None, _) => ApiToken::None,
+                (Some(_), Some(true)) => ApiToken::Valid,
+                (Some(_), Some(false)) => ApiToken::Invalid,
+                (Some(_), None) => ApiToken::Unknown,
+            },
+        },
+        runners,
+        unsettled_registrations: lifecycle.unsettled(),
+        enrollment_tokens: count(&tokens),
+        store: Store { path: lifecycle.store.path().display().to_string(), writable },
+        addresses: Addresses {
+            runners: admin.runners,
+            admin: admin.listen,
+            socket: admin.socket.display().to_string(),
+        },
+        hints: Vec::new(),
+    };
+    let declared = tokens.iter().any(|now| now.token.origin == Origin::Declared);
+    status.hints = hints(&status, token_scope(&settings.gitea.scope), declared);
+    Json(status)
+}
+
+fn count(tokens: &[TokenNow]) -> EnrollmentTokens {
+    let mut count = EnrollmentTokens::default();
+    for now in tokens {
+        match now.state {
+            Stands::Active => count.active += 1,
+            Stands::Disabled => count.disabled += 1,
+            Stands::Expired => count.expired += 1,
+            Stands::UsedUp => count.used_up += 1,
+            Stands::Deleted => {}
+        }
+    }
+    count
+}

@@ -1,0 +1,84 @@
+//! One registered runner.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::ObjectBuilder;
+
+use super::{one_of, rfc3339};
+use crate::broker::RecordState;
+use crate::lifecycle::{Lifecycle, Live, STATES};
+
+const DEREGISTERED: &str = "deregistered";
+
+/// One registered runner. Times are RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Runner {
+    /// Gitea's id.
+    pub id: i64,
+    /// What the runner shows as its uuid.
+    pub uuid: String,
+    /// The display name.
+    pub name: String,
+    /// Where it serves.
+    #[schema(examples("instance", "org:acme"))]
+    pub scope: String,
+    /// Bare names.
+    pub labels: Vec<String>,
+    /// `idle`, `busy`, `draining`, `gone`, or `deregistered`.
+    #[schema(schema_with = state)]
+    pub state: String,
+    /// Id of the enrollment token that it came by.
+    pub parent_id: String,
+    /// Its last call.
+    #[schema(format = DateTime)]
+    pub last_seen_at: Option<String>,
+    /// Removed by Gitea after its one task.
+    pub ephemeral: bool,
+    /// The runner's own version.
+    pub version: String,
+    /// Where its Register came from.
+    #[schema(value_type = String)]
+    pub peer: IpAddr,
+    /// When it was registered.
+    #[schema(format = DateTime)]
+    pub registered_at: String,
+    /// Ids of the tasks in hand.
+    pub tasks: Vec<i64>,
+    /// The runner file that was written for it.
+    pub file: Option<String>,
+}
+
+impl Runner {
+    /// The runner as it is now.
+    #[must_use]
+    pub fn of(lifecycle: &Lifecycle, live: &Live) -> Self {
+        let record = live.record();
+        let state = match record.state {
+            RecordState::Ended(_) => DEREGISTERED,
+            RecordState::Active | RecordState::Deregistering(_) => lifecycle.state_of(live),
+        };
+        Self {
+            id: record.upstream.id,
+            uuid: record.presented.uuid,
+            name: record.name,
+            scope: record.scope.to_string(),
+            labels: record.labels,
+            state: state.into(),
+            parent_id: record.parent_id,
+            last_seen_at: record.last_seen_at.map(rfc3339),
+            ephemeral: record.ephemeral,
+            version: record.version,
+            peer: record.peer,
+            registered_at: rfc3339(record.registered_at),
+            tasks: record.tasks,
+            file: record.file.map(|path| path.display().to_string()),
+        }
+    }
+}
+
+fn state() -> ObjectBuilder {
+    let words = STATES.into_iter().chain([DEREGISTERED]);
+    one_of("What it does; `deregistered` in the answer to its deregistration.", words)
+}
