@@ -82,14 +82,17 @@ impl Lifecycle {
         });
         allowed.map_err(|refusal| {
             warn!(id = live.map(|live| live.upstream.id), %peer, reason = %refusal, "declaration refused");
-            self.note_event(Event {
-                token_id: live.map(|live| live.parent_id.clone()),
-                runner_id: live.map(|live| live.upstream.id),
-                runner: live.map(|live| live.record().name),
-                peer: Some(peer),
-                detail: refusal.to_string(),
-                ..Event::now("runner", What::DeclarationRefused)
-            });
+            // A stranger's is Gitea's to refuse, and fills no audit trail.
+            if let Some(live) = live {
+                self.note_event(Event {
+                    token_id: Some(live.parent_id.clone()),
+                    runner_id: Some(live.upstream.id),
+                    runner: Some(live.record().name),
+                    peer: Some(peer),
+                    detail: refusal.to_string(),
+                    ..Event::now("runner", What::DeclarationRefused)
+                });
+            }
             ConnectError::new(code(&refusal), refusal.to_string())
         })
     }
