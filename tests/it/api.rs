@@ -63,7 +63,7 @@ async fn the_admin_token_opens_the_api_and_a_wrong_one_is_noted() {
         (&[][..], 0),
         (&["Authorization: Basic YTpi"], 0),
         (&[wrong], 1),
-        (&["Authorization: Bearer "], 2),
+        (&["Authorization: Bearer "], 1),
     ] {
         let answer = stack.dial("GET", path, lines, "").await;
         answer.problem(401, "unauthorized");

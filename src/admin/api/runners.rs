@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{Path, Query};
-use super::paging::{Page, limit, place};
+use super::paging::{Page, limit, number, place};
 use crate::admin::Admin;
 use crate::admin::problem::{AMBIGUOUS_RUNNER, Problem, UNKNOWN_RUNNER};
 use crate::admin::view::Runner;
@@ -41,7 +41,7 @@ pub(super) async fn list(
     Query(listing): Query<Listing>,
 ) -> Result<Page<Runner>, Problem> {
     let limit = limit(listing.limit)?;
-    let after = place(listing.cursor.as_deref(), |cursor| cursor.parse::<i64>().ok())?;
+    let after = place(listing.cursor.as_deref(), number)?;
     let mut all = admin.lifecycle.roster.all();
     all.retain(|live| after.is_none_or(|after| live.record_id.0 > after));
     let page = Page::cut(all, limit, "runners", &[], |last| last.record_id.0.to_string());

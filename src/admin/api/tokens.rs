@@ -219,7 +219,7 @@ pub(super) async fn unpin(
 #[into_params(parameter_in = Query)]
 pub(super) struct Rotation {
     /// How long the old secret goes on, a year at most; left out: not at all.
-    #[param(pattern = "^([0-9]{1,4}[smh]|[12]?[0-9]{1,2}d)$", example = "1h")]
+    #[param(pattern = r"^[\s0-9a-zA-Zµ.]+$", example = "1h")]
     overlap: Option<String>,
 }
 
