@@ -3,18 +3,19 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use hyper::{Method, StatusCode};
+use bytes::Bytes;
+use hyper::{Method, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::client::{SocketArgs, exchange};
+use super::client::{BrokerArgs, exchange, request};
 use super::{Failure, block_on};
 
 /// Exit with 0 when the broker is ready, for container health checks
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    broker: SocketArgs,
+    broker: BrokerArgs,
 }
 
 /// How long all of it may take: health checks are asked for often, and give up soon.
@@ -22,9 +23,10 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let broker = args.broker.broker()?;
-    // Who names a socket means that broker and no other.
-    let over_tcp = args.broker.socket.is_none() && !broker.socket().exists();
-    let (status, body) = block_on(async {
+    // Who names a socket or a URL means that broker and no other.
+    let named = args.broker.socket.is_some() || args.broker.url.is_some();
+    let over_tcp = !named && broker.socket().is_some_and(|socket| !socket.exists());
+    let answer = block_on(async {
         if over_tcp {
             let (admin, _) = args.broker.settings.admin()?;
             tcp(admin.listen).await
@@ -33,14 +35,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         }
     })
     .map_err(one_line)?;
-    if status == StatusCode::OK {
+    if answer.status() == StatusCode::OK {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&body).trim().replace('\n', "; ");
+    let text = String::from_utf8_lossy(answer.body()).trim().replace('\n', "; ");
     Err(one_line(Failure::new(Failure::UNAVAILABLE, format!("the broker is not ready: {text}"))))
 }
 
-async fn tcp(listen: SocketAddr) -> Result<(StatusCode, bytes::Bytes), Failure> {
+async fn tcp(listen: SocketAddr) -> Result<Response<Bytes>, Failure> {
     let address = dialled(listen);
     let failed = |error: &dyn std::fmt::Display| {
         let message = format!("no broker answers at {address} (admin.listen): {error}");
@@ -48,7 +50,8 @@ async fn tcp(listen: SocketAddr) -> Result<(StatusCode, bytes::Bytes), Failure> 
     };
     let answered = timeout(LIMIT, async {
         let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
-        exchange(stream, Method::GET, "/readyz", LIMIT).await.map_err(|error| failed(&error))
+        let question = request(Method::GET, "/readyz", Bytes::new())?;
+        exchange(stream, question, LIMIT).await.map_err(|error| failed(&error))
     });
     answered.await.unwrap_or_else(|_| Err(failed(&format!("not within {LIMIT:?}"))))
 }

@@ -3,13 +3,16 @@
 
 mod check;
 mod client;
+mod completions;
 mod demo;
+mod events;
 mod healthcheck;
 mod runner;
 mod serve;
 mod settings;
 mod show;
 mod status;
+mod token;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -32,10 +35,13 @@ pub struct Cli {
 enum Command {
     Serve(serve::Args),
     Status(status::Args),
+    Token(token::Args),
     Runner(runner::Args),
+    Events(events::Args),
     Check(check::Args),
     Healthcheck(healthcheck::Args),
     Demo(demo::Args),
+    Completions(completions::Args),
 }
 
 impl Cli {
@@ -47,10 +53,13 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(args),
             Command::Status(args) => status::run(&args),
+            Command::Token(args) => token::run(&args),
             Command::Runner(args) => runner::run(&args),
+            Command::Events(args) => events::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
             Command::Demo(demo::Args {}) => demo::run(),
+            Command::Completions(args) => completions::run(&args),
         }
     }
 }
@@ -73,12 +82,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Wrong arguments.
+    /// Wrong arguments, or what they ask for cannot be.
     pub const USAGE: u8 = 64;
     /// Something that the command needs does not answer.
     pub const UNAVAILABLE: u8 = 69;
     /// A fault of the program or the system.
     pub const INTERNAL: u8 = 70;
+    /// The broker does not let the command in.
+    pub const FORBIDDEN: u8 = 77;
     /// Wrong settings.
     pub const SETTINGS: u8 = 78;
 

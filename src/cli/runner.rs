@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use hyper::Method;
 
-use super::client::{SLOW, SocketArgs};
+use super::client::{BrokerArgs, SLOW};
 use super::show::{self, ago, columns, plain};
 use super::{Failure, block_on, complain, print};
 use crate::admin::view::Runner;
@@ -22,18 +22,19 @@ enum Command {
     /// List all runners
     #[command(visible_alias = "ls")]
     List {
-        #[command(flatten)]
-        broker: SocketArgs,
+        /// Only those that came by the enrollment token of this id
+        #[arg(long, value_name = "ID")]
+        token: Option<String>,
 
         /// Print JSON for programs
         #[arg(long)]
         json: bool,
+
+        #[command(flatten)]
+        broker: BrokerArgs,
     },
     /// Show all that is known of one runner
     Show {
-        #[command(flatten)]
-        broker: SocketArgs,
-
         /// Gitea's id, the uuid, or a name that only one runner has
         #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         id: String,
@@ -41,13 +42,13 @@ enum Command {
         /// Print JSON for programs
         #[arg(long)]
         json: bool,
+
+        #[command(flatten)]
+        broker: BrokerArgs,
     },
     /// Delete a runner in Gitea and end its record
     #[command(visible_alias = "rm")]
     Deregister {
-        #[command(flatten)]
-        broker: SocketArgs,
-
         /// Gitea's id, the uuid, or a name that only one runner has
         #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         id: String,
@@ -55,24 +56,32 @@ enum Command {
         /// Report the task of a busy runner as cancelled first; else a busy runner is left
         #[arg(long)]
         cancel_task: bool,
+
+        #[command(flatten)]
+        broker: BrokerArgs,
     },
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
-        Command::List { broker, json } => list(broker, *json),
+        Command::List { broker, token, json } => list(broker, token.as_deref(), *json),
         Command::Show { broker, id, json } => show(broker, id, *json),
         Command::Deregister { broker, id, cancel_task } => deregister(broker, id, *cancel_task),
     }
 }
 
-fn list(broker: &SocketArgs, json: bool) -> Result<(), Failure> {
-    let runners: Vec<Runner> = block_on(broker.broker()?.get("/api/v1/runners"))?;
+fn list(broker: &BrokerArgs, token: Option<&str>, json: bool) -> Result<(), Failure> {
+    let broker = broker.broker()?;
+    let filters = [("token_id", token)];
+    let runners: Vec<Runner> = block_on(broker.list("/api/v1/runners", &filters, usize::MAX))?;
     if json {
         return print(show::json(&runners)?);
     }
     if runners.is_empty() {
-        return print("no runner is registered by this broker");
+        return print(match token {
+            None => "no runner is registered by this broker",
+            Some(_) => "no registered runner came by this token",
+        });
     }
     let now = SystemTime::now();
     let mut table = columns(["ID", "NAME", "STATE", "LABELS", "SCOPE", "LAST SEEN"]);
@@ -89,7 +98,7 @@ fn list(broker: &SocketArgs, json: bool) -> Result<(), Failure> {
     print(table.trim_fmt())
 }
 
-fn show(broker: &SocketArgs, id: &str, json: bool) -> Result<(), Failure> {
+fn show(broker: &BrokerArgs, id: &str, json: bool) -> Result<(), Failure> {
     let runner: Runner = block_on(broker.broker()?.get(&path(id)))?;
     if json {
         return print(show::json(&runner)?);
@@ -97,7 +106,7 @@ fn show(broker: &SocketArgs, id: &str, json: bool) -> Result<(), Failure> {
     let now = SystemTime::now();
     let none = || "none".to_owned();
     let tasks: Vec<_> = runner.tasks.iter().map(i64::to_string).collect();
-    let lines = [
+    print(show::fields(&[
         ("id", runner.id.to_string()),
         ("uuid", runner.uuid.clone()),
         ("name", runner.name.clone()),
@@ -112,13 +121,10 @@ fn show(broker: &SocketArgs, id: &str, json: bool) -> Result<(), Failure> {
         ("came by token", runner.parent_id.clone()),
         ("came from", runner.peer.to_string()),
         ("runner file", runner.file.clone().unwrap_or_else(none)),
-    ];
-    let lines: Vec<_> =
-        lines.iter().map(|(what, text)| format!("{what:<15}{}", plain(text))).collect();
-    print(lines.join("\n"))
+    ]))
 }
 
-fn deregister(broker: &SocketArgs, id: &str, cancel_task: bool) -> Result<(), Failure> {
+fn deregister(broker: &BrokerArgs, id: &str, cancel_task: bool) -> Result<(), Failure> {
     let path = if cancel_task { path(id) + "?cancel_task=true" } else { path(id) };
     let broker = broker.broker()?;
     let runner: Runner = block_on(broker.ask(Method::DELETE, &path, SLOW))?;

@@ -6,7 +6,7 @@ use super::Failure;
 use crate::config::{self, Admin, Loaded, Problem, Sources};
 
 /// Where settings come from.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct SettingsArgs {
     /// Settings file, TOML [default: $RUNNER_BROKER_CONFIG, else /etc/runner-broker/config.toml
     /// where there is one]

@@ -26,6 +26,14 @@ pub(super) fn json(answer: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(answer).map_err(|error| Failure::new(Failure::INTERNAL, error))
 }
 
+/// What is known of one thing, a line each.
+pub(super) fn fields(fields: &[(&str, String)]) -> String {
+    let width = fields.iter().map(|(what, _)| what.len() + 2).max().unwrap_or_default();
+    let lines: Vec<_> =
+        fields.iter().map(|(what, text)| format!("{what:<width$}{}", plain(text))).collect();
+    lines.join("\n")
+}
+
 /// A text from elsewhere, which must not steer the terminal.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
@@ -39,6 +47,16 @@ pub(super) fn ago(time: &str, now: SystemTime) -> String {
     match age.as_secs() {
         0..5 => "just now".into(),
         _ => format!("{} ago", rough(age)),
+    }
+}
+
+/// How long it is until an RFC 3339 time, or how long ago that was.
+pub(super) fn until(time: &str, now: SystemTime) -> String {
+    let Ok(then) = humantime::parse_rfc3339(time) else { return plain(time) };
+    match then.duration_since(now) {
+        // Up a little: what was set to three days a moment ago is in 3 days.
+        Ok(left) => format!("in {}", rough(left + left / 50)),
+        Err(_) => ago(time, now),
     }
 }
 
@@ -75,6 +93,22 @@ mod tests {
         let before = then - Duration::from_secs(60);
         assert_eq!(ago("2025-11-23T12:00:00Z", before), "just now", "clocks differ");
         assert_eq!(ago("yesterday", then), "yesterday");
+    }
+
+    #[test]
+    fn what_is_to_come_is_read_at_a_glance() {
+        let then = humantime::parse_rfc3339("2025-11-23T12:00:00Z").unwrap();
+        for (left, said) in [
+            (1, "in 1 s"),
+            (3599, "in 1 h"),
+            (3 * 86_400 - 5, "in 3 days"),
+            (3 * 86_400 - 7200, "in 2 days"),
+        ] {
+            let now = then - Duration::from_secs(left);
+            assert_eq!(until("2025-11-23T12:00:00Z", now), said);
+        }
+        assert_eq!(until("2025-11-23T12:00:00Z", then + Duration::from_secs(7200)), "2 h ago");
+        assert_eq!(until("tomorrow\u{7}", then), "tomorrow\u{fffd}");
     }
 
     #[test]

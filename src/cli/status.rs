@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::client::SocketArgs;
+use super::client::BrokerArgs;
 use super::show::{self, plain, rough};
 use super::{Failure, block_on, print};
 use crate::admin::view::{ApiToken, Status};
@@ -11,12 +11,12 @@ use crate::admin::view::{ApiToken, Status};
 /// Show the broker on one screen, and what to do
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    broker: SocketArgs,
-
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    broker: BrokerArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {

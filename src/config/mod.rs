@@ -28,5 +28,6 @@ mod tests;
 pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use problem::{Problem, Problems};
 pub use scope::Scope;
+pub(crate) use secret::read as read_secret;
 pub use types::*;
 pub(crate) use value::Setting;

@@ -15,7 +15,7 @@ const LIMIT: usize = 64 * 1024;
 
 /// Reads the secret that a file holds, without the white space around it, and says where the file's
 /// mode is a risk.
-pub(super) fn read(path: &Path) -> Result<(SecretString, Option<String>), String> {
+pub(crate) fn read(path: &Path) -> Result<(SecretString, Option<String>), String> {
     // Room for all of it at once: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(LIMIT + 64));
     File::open(path)

@@ -204,6 +204,7 @@ impl Lifecycle {
         live.set_state(state);
         self.roster.remove(live);
         self.enrollment.left(&live.parent_id);
+        self.has_moved();
         Ok(Some(deleted))
     }
 

@@ -98,7 +98,7 @@ pub struct Lifecycle {
     unsettled: Mutex<Vec<Unsettled>>,
     /// Something is to be settled.
     wake: Notify,
-    /// A registration or a task ended, or a runner left.
+    /// A registration or a task ended, or a runner left or is no more.
     moved: Notify,
     /// What the traffic told should be on disk at once.
     pressing: Notify,
@@ -219,7 +219,7 @@ impl Lifecycle {
         self.wake.notify_one();
     }
 
-    /// A registration or a task ended, or a runner left: whoever waits for that looks again.
+    /// A registration or a task ended, or a runner left or is no more. whoever waits for that looks again.
     pub fn has_moved(&self) {
         self.moved.notify_waiters();
     }

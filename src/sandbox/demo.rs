@@ -23,7 +23,7 @@ use super::runner::{Pace, RpcError, StandInRunner};
 use crate::app::{App, StartError};
 use crate::config::{self, Scope, Settings};
 use crate::credential::NotARunnerFile;
-use crate::lifecycle::{Lifecycle, Timing};
+use crate::lifecycle::{Lifecycle, Timing, TokenError};
 use crate::shutdown::Signal;
 
 /// The runners: name, label as Register carries it, and its full form, which says where jobs run.
@@ -54,6 +54,9 @@ pub enum DemoError {
     /// The runner file is none.
     #[error(transparent)]
     File(#[from] NotARunnerFile),
+    /// A token cannot be made or taken back.
+    #[error("enrollment tokens: {0}")]
+    Token(#[from] TokenError),
     /// A file or socket of the demo's own, or its output.
     #[error("the demo needs 127.0.0.1, a folder for temporary files and its output: {0}")]
     Io(#[from] io::Error),
@@ -87,6 +90,7 @@ pub async fn play<W: Write>(
     let mut stage = Stage::set(gitea, folder, story).await?;
     stage.turn_away(story).await?;
     let [builder, tester, deployer] = stage.join(story).await?;
+    stage.lend_a_token(story).await?;
     let [tester, deployer_daemon] = [tester, deployer.clone()].map(|runner| runner.spawn(POLL));
     stage.run_job(story, &builder).await?;
     stage.leave(story, deployer, deployer_daemon).await?;

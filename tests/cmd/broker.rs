@@ -16,6 +16,10 @@ fn where_no_broker_runs_every_command_says_so() {
         &["runner", "list"],
         &["runner", "show", "1"],
         &["runner", "deregister", "1"],
+        &["token", "list"],
+        &["token", "create"],
+        &["token", "rotate", "A"],
+        &["events"],
     ] {
         assert_eq!(
             run(folder.path(), arguments, &environment),
@@ -60,4 +64,19 @@ fn a_runner_must_be_named() {
         let shown = run(folder.path(), arguments, &[]);
         assert!(shown.starts_with("exit: 64\n"), "{shown}");
     }
+}
+
+#[test]
+fn an_address_where_nobody_listens_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let shown = run(folder.path(), &["token", "list", "--url", &format!("http://{address}")], &[]);
+    assert_snapshot!(shown.replace(&address, "[address]"), @r"
+    exit: 69
+    --- stdout
+    --- stderr
+    no answer from http://[address]: Connection refused (os error 111); is the broker up, and is --url its admin address?
+    ");
 }

@@ -4,7 +4,11 @@
 
 mod broker;
 mod check;
+mod completions;
 mod demo;
+mod events;
+mod scripted;
+mod token;
 mod usage;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! The commands that talk to a broker, as the built binary.
 
 use runner_broker::sandbox::gitea::{Options, StandInGitea};
+use runner_broker::sandbox::runner::{RegisterOptions, RpcError, Runner, StandInRunner};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::process::Command;
@@ -8,6 +9,8 @@ use tokio::process::Command;
 use crate::binary::Binary;
 use crate::deregister::join;
 use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, eventually, gitea};
+
+const ADMIN_TOKEN: &str = "admin-token-of-the-tests-0123456789";
 
 struct Shown {
     code: i32,
@@ -125,7 +128,7 @@ async fn what_cannot_be_deregistered_says_why() {
     gitea.queue_task(&["host"]);
     runner.fetch_task(0).await.unwrap().0.expect("the task");
     let busy = inside(&site, &["runner", "deregister", "one"]).await;
-    assert_eq!((busy.code, busy.stdout.as_str()), (70, ""));
+    assert_eq!((busy.code, busy.stdout.as_str()), (64, ""));
     assert!(busy.stderr.contains("in hand"), "{}", busy.stderr);
     let shown = inside(&site, &["runner", "deregister", "one", "--cancel-task"]).await;
     assert_eq!((shown.code, shown.stderr.as_str()), (0, ""));
@@ -223,4 +226,149 @@ async fn the_status_says_what_to_do() {
     let (_, hints) = status.split_once("\nto do\n").expect("something to do");
     assert!(hints.starts_with("- there is no API token"), "{status}");
     assert!(hints.contains("GITEA_API_TOKEN_FILE"), "{status}");
+}
+
+/// Registers a runner with this secret; it has spoken, so that it shares its identity with nobody.
+async fn register(broker: &Broker, secret: &str, name: &str) -> Result<Runner, RpcError> {
+    let options = RegisterOptions::new(secret.into(), name);
+    let runner = StandInRunner::new(&broker.url).register(&options).await?;
+    runner.declare(&["host"]).await?;
+    Ok(runner)
+}
+
+/// What a command printed that did well.
+#[track_caller]
+fn good(shown: Shown) -> String {
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""), "{}", shown.stdout);
+    shown.stdout
+}
+
+fn parsed(shown: Shown) -> Vec<Value> {
+    serde_json::from_str(&good(shown)).unwrap()
+}
+
+/// The id and the secret of a token that was just issued.
+fn issued(shown: &Shown) -> (String, String) {
+    assert_eq!(shown.code, 0, "{}", shown.stderr);
+    let secret = shown.stdout.strip_suffix('\n').unwrap();
+    let [prefix, id, random] = secret.split('_').collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((prefix, random.contains(char::is_whitespace)), ("rb", false));
+    assert!(shown.stderr.starts_with(&format!("token {id} ")), "{}", shown.stderr);
+    assert!(!shown.stderr.contains(random), "the secret is on standard output alone");
+    (id.to_owned(), secret.to_owned())
+}
+
+#[tokio::test]
+async fn the_whole_life_of_a_token() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let create = ["token", "create", "--max-uses", "5", "--expires", "3d", "--description", "ci"];
+    let (id, secret) = issued(&inside(&site, &create).await);
+    let id = id.as_str();
+    let first = register(&broker, &secret, "one").await.unwrap();
+
+    let table = good(inside(&site, &["token", "list"]).await);
+    let line = table.lines().find(|line| line.starts_with(id)).expect("it is listed");
+    let rest =
+        ["active", "reusable", "instance", "1/5", "1", "just", "now", "in", "3", "days", "ci"];
+    assert_eq!(words(line)[1..], rest, "{table}");
+    assert!(table.lines().any(|line| line.starts_with("settings ")), "{table}");
+    let tokens = inside(&site, &["token", "list", "--json"]).await;
+    let runners = parsed(inside(&site, &["runner", "list", "--token", id, "--json"]).await);
+    assert_eq!((runners.len(), &runners[0]["name"]), (1, &"one".into()));
+    let others = inside(&site, &["runner", "list", "--token", "settings"]).await;
+    assert_eq!(good(others), "no registered runner came by this token\n");
+
+    let disabled = good(inside(&site, &["token", "disable", id]).await);
+    assert_eq!(disabled, format!("token {id} is disabled; live runners that stay registered: 1\n"));
+    let refused = register(&broker, &secret, "two").await.expect_err("it is disabled");
+    assert!(refused.message.contains("disabled"), "{refused}");
+    let enabled = good(inside(&site, &["token", "enable", id]).await);
+    assert_eq!(enabled, format!("token {id} is enabled\n"));
+    register(&broker, &secret, "two").await.unwrap();
+
+    let (rotated, new) = issued(&inside(&site, &["token", "rotate", id]).await);
+    assert_eq!(rotated, id);
+    let refused = register(&broker, &secret, "three").await.expect_err("it is the old one");
+    assert_eq!(refused.code, "unauthenticated");
+    let third = register(&broker, &new, "three").await.unwrap();
+    let shown = good(inside(&site, &["token", "show", id]).await);
+    assert!(shown.lines().any(|line| words(line) == ["uses", "3", "of", "5"]), "{shown}");
+
+    let deleted = good(inside(&site, &["token", "rm", id, "--cascade"]).await);
+    assert!(deleted.contains("busy ones after their task: 3;"), "{deleted}");
+    eventually("its runners are gone", async || gitea.runners().is_empty()).await;
+    assert_eq!(inside(&site, &["token", "show", id]).await.code, 64);
+    let left = good(inside(&site, &["token", "list"]).await);
+    assert!(!left.contains(id), "{left}");
+
+    let told = async || parsed(inside(&site, &["events", "--token", id, "--json"]).await);
+    let ended = async || count(&told().await, "runner.deregistered") == 3;
+    eventually("the last event is there", ended).await;
+    let events = told().await;
+    let of_token = events.iter().filter_map(|event| event["what"].as_str()?.strip_prefix("token."));
+    let of_token: Vec<_> = of_token.collect();
+    assert_eq!(of_token, ["deleted", "rotated", "enabled", "disabled", "created"]);
+    assert_eq!(count(&events, "runner.registered"), 3);
+    assert!(count(&events, "registration.refused") >= 1);
+    assert_eq!(events.last().unwrap()["actor"], "socket");
+    let latest = parsed(inside(&site, &["events", "--limit", "1", "--json"]).await);
+    assert_eq!(latest.len(), 1);
+
+    let table = good(inside(&site, &["events"]).await);
+    for text in [tokens.stdout, table, serde_json::to_string(&events).unwrap(), shown] {
+        let [old, new] = [&secret, &new].map(|secret| secret.rsplit('_').next().unwrap());
+        assert!(!text.contains(old) && !text.contains(new), "{text}");
+    }
+    drop((first, third));
+}
+
+fn count(events: &[Value], what: &str) -> usize {
+    events.iter().filter(|event| event["what"] == what).count()
+}
+
+#[tokio::test]
+async fn a_broker_elsewhere_is_asked_with_its_admin_token() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let file = |name: &str| site.path(name).to_str().unwrap().to_owned();
+    let (right, wrong) = (file("admin_token"), file("wrong_token"));
+    site.write_secret("admin_token", ADMIN_TOKEN);
+    site.write_secret("wrong_token", "wrong-token-of-the-tests-0123456789");
+    let site = site.set("admin.token_file", &right);
+    let broker = Broker::start(&site).await;
+    let url = format!("http://{}", broker.admin);
+    let ask = async |arguments: &[&str]| {
+        let shown = command(vec![], &[arguments, &["--url", &url]].concat()).await;
+        assert!(!shown.stdout.contains(ADMIN_TOKEN) && !shown.stderr.contains(ADMIN_TOKEN));
+        shown
+    };
+
+    let (id, secret) = issued(&ask(&["token", "create", "--admin-token-file", &right]).await);
+    register(&broker, &secret, "one").await.unwrap();
+    let list = good(ask(&["token", "list", "--admin-token-file", &right]).await);
+    assert!(list.contains(&id), "{list}");
+    let what = ["events", "--what", "token.created", "--json", "--admin-token-file", &right];
+    let events = parsed(ask(&what).await);
+    assert_eq!((&events[0]["token_id"], &events[0]["actor"]), (&id.into(), &"admin".into()));
+    assert_eq!(ask(&["status", "--admin-token-file", &right]).await.code, 0);
+    assert_eq!(good(ask(&["healthcheck"]).await), "", "health is open");
+
+    for arguments in [&["token", "list"][..], &["token", "list", "--admin-token-file", &wrong]] {
+        let shown = ask(arguments).await;
+        assert_eq!((shown.code, shown.stdout.as_str()), (77, ""), "{}", shown.stderr);
+        assert!(shown.stderr.contains("--admin-token-file"), "{}", shown.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_without_an_admin_token_says_how_to_get_one() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let url = format!("http://{}", broker.admin);
+    let shown = command(vec![], &["token", "list", "--url", &url]).await;
+    assert_eq!((shown.code, shown.stdout.as_str()), (77, ""));
+    assert!(shown.stderr.contains("admin.token_file"), "{}", shown.stderr);
 }

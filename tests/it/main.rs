@@ -11,6 +11,7 @@ mod binary;
 mod capture;
 mod commands;
 mod crash;
+mod declared;
 mod deregister;
 mod life;
 mod lost;

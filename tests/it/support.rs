@@ -99,6 +99,11 @@ impl Site {
         self
     }
 
+    /// Writes a settings file below the environment; a broker that runs sees it with its next reload.
+    pub(crate) fn write_config(&self, toml: &str) {
+        std::fs::write(self.path("config.toml"), toml).unwrap();
+    }
+
     /// A path in the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -131,6 +136,7 @@ impl Site {
             self.write_secret("api_token", token);
             settings.push(("gitea.api_token_file".into(), text(self.path("api_token"))));
         }
+        let file = self.path("config.toml");
         for (key, value) in &self.extra {
             settings.retain(|(set, _)| set != key);
             settings.push((key.clone(), value.clone()));
@@ -140,6 +146,7 @@ impl Site {
             .map(|(key, value)| {
                 (format!("RUNNER_BROKER__{}", key.to_uppercase().replace('.', "__")), value)
             })
+            .chain(file.exists().then(|| ("RUNNER_BROKER_CONFIG".to_owned(), text(file))))
             .collect()
     }
 

@@ -539,6 +539,7 @@ async fn cascade_outlives_a_restart() {
     let site = site.api_token(Some(&api_token));
     let broker = Broker::start(&site).await;
     eventually("it is gone", async || gitea.runners().is_empty()).await;
+    eventually("its record has ended", async || broker.lifecycle.roster.all().is_empty()).await;
     let ended = broker.lifecycle.store.ended_by_uuid(&runner.credentials.uuid).await.unwrap();
     assert_eq!(ended.unwrap().state, RecordState::Ended(Reason::Revoked));
     broker.stop().await;

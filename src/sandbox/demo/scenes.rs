@@ -9,8 +9,11 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use super::{CAST, DemoError, JOB, LogLines, Stage, Story, WORK, samples};
+use crate::broker::token::{Draft, Kind, Policy, State};
+use crate::config::Scope;
 use crate::connect::messages::TaskResult;
 use crate::credential::RunnerFile;
+use crate::lifecycle::By;
 use crate::sandbox::gitea::{TaskState, random_hex};
 use crate::sandbox::runner::{Daemon, RegisterOptions, Runner, StandInRunner};
 use crate::shutdown::Signal;
@@ -87,6 +90,60 @@ impl Stage<'_> {
         let runner = Runner::from_runner_file(&file).map_err(io::Error::from)?;
         runner.declare(&[label]).await?;
         Ok(runner)
+    }
+
+    pub(super) async fn lend_a_token<W: Write>(
+        &self,
+        story: &mut Story<W>,
+    ) -> Result<(), DemoError> {
+        story.step("A token for one runner, and back again").await?;
+        let by = By { actor: "demo".into(), peer: None };
+        let draft = Draft {
+            kind: Kind::SingleUse,
+            description: "for the contractor".into(),
+            policy: Policy { labels: vec!["host".into()], ..Policy::of_scope(Scope::Instance) },
+        };
+        let issued = self.lifecycle.create_token(draft, &by).await?;
+        let id = issued.token.token.id;
+        story.say(&format!(
+            "An admin makes a second enrollment token, {id}: for a single runner, with the label host \
+             and no other (`runner-broker token create --single-use --label host`). Three runners \
+             present it:"
+        ))?;
+        let program = StandInRunner::new(&self.url);
+        let asks = async |name: &str, label: &str| {
+            let options = RegisterOptions {
+                labels: vec![label.to_owned()],
+                ..RegisterOptions::new(issued.secret.clone(), name)
+            };
+            program.register(&options).await.err().map(|error| error.message)
+        };
+        let said = [
+            ("greedy", "gpu", asks("greedy", "gpu").await),
+            ("first", "host", asks("first", "host").await),
+            ("second", "host", asks("second", "host").await),
+        ];
+        for (name, label, refused) in &said {
+            let answer = refused.as_deref().unwrap_or("registered");
+            story.show(&format!("{name} [{label}]: {answer}"))?;
+        }
+        story.claim(
+            matches!(&said, [(.., Some(_)), (.., None), (.., Some(_))])
+                && self.lifecycle.token(&id)?.state == State::UsedUp,
+            "One was admitted, and the token is used up.",
+        )?;
+        self.lifecycle.delete_token(&id, true, &by).await?;
+        loop {
+            let moved = self.lifecycle.next_move();
+            if self.lifecycle.roster.all().len() == CAST.len() {
+                break;
+            }
+            moved.await;
+        }
+        story.claim(
+            self.gitea.runners().len() == CAST.len(),
+            "The admin deletes the token with `--cascade`, and its runner is gone from Gitea.",
+        )
     }
 
     pub(super) async fn run_job<W: Write>(
@@ -207,17 +264,22 @@ impl Stage<'_> {
         let text = self.lifecycle.metrics.render()?;
         for (word, samples) in [
             (
-                "Three joined. Alert on every other outcome.",
-                &["runner_broker_registrations_total{outcome=\"registered\",scope=\"instance\"} 3"]
+                "Four joined. Alert on every other outcome.",
+                &["runner_broker_registrations_total{outcome=\"registered\",scope=\"instance\"} 4"]
                     [..],
             ),
             (
-                "One was turned away. A rise is a wrong secret somewhere, or a stranger.",
-                &["runner_broker_enrollment_rejections_total{reason=\"token\"} 1"],
+                "Three were turned away. A rise of the last is a wrong secret somewhere, or a stranger.",
+                &[
+                    "runner_broker_enrollment_rejections_total{reason=\"label\"} 1",
+                    "runner_broker_enrollment_rejections_total{reason=\"used_up\"} 1",
+                    "runner_broker_enrollment_rejections_total{reason=\"token\"} 1",
+                ],
             ),
             (
-                "Three left: one by its own call, two at the broker's shutdown.",
+                "Four left: one with its token, one by its own call, two at the broker's shutdown.",
                 &[
+                    "runner_broker_deregistrations_total{outcome=\"deleted\",reason=\"revoked\"} 1",
                     "runner_broker_deregistrations_total{outcome=\"deleted\",reason=\"runner\"} 1",
                     "runner_broker_deregistrations_total{outcome=\"deleted\",reason=\"shutdown\"} 2",
                 ],
