@@ -5,9 +5,11 @@ use std::time::Instant;
 use runner_broker::sandbox::runner::{RegisterOptions, StandInRunner};
 use runner_broker::shutdown::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use crate::admin::{Answer, Stack};
-use crate::support::{ENROLLMENT_TOKEN, PATIENCE, Site, eventually};
+use crate::support::{ENROLLMENT_TOKEN, PATIENCE, Site, eventually, within};
 
 const ADMIN_TOKEN: &str = "admin-token-of-the-tests-0123456789abcdef";
 const SHOWN: &str = "Authorization: Bearer admin-token-of-the-tests-0123456789abcdef";
@@ -246,6 +248,26 @@ async fn a_token_is_made_changed_and_ended() {
     let expected =
         ["created", "disabled", "enabled", "pinned", "unpinned", "disabled", "rotated", "deleted"];
     assert_eq!(told, expected.map(|what| format!("token.{what}")));
+}
+
+#[tokio::test]
+async fn a_change_that_was_begun_is_whole_where_the_client_hangs_up() {
+    let stack = Stack::start().await;
+    let request = "POST /api/v1/tokens HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+                   Content-Length: 2\r\n\r\n{}";
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        let mut client = UnixStream::connect(stack.site.path("admin.sock")).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        clients.push(client);
+    }
+    // Changes come one after the other: when the first is answered, another one is under way.
+    within(clients[0].read_u8()).await.unwrap();
+    drop(clients);
+    create(&stack, json!({})).await;
+    let noted = events(&stack, "?what=token.created&limit=1000").await.len();
+    let listed = stack.socket("GET", "/api/v1/tokens").await.ok(200).as_array().unwrap().len();
+    assert_eq!(noted, listed - 1, "all but the declared one");
 }
 
 #[tokio::test]
