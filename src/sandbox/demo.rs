@@ -242,6 +242,6 @@ mod tests {
         let mut story = Story::new(Vec::new(), false, Duration::ZERO);
         let ended = play(&gitea, folder.path(), &LogLines::default(), &mut story).await;
         let error = ended.unwrap_err().to_string();
-        assert!(error.contains("Gitea does not list it any more"), "{error}");
+        assert!(error.contains("its runner is gone from Gitea"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -15,6 +15,9 @@ use crate::process::Process;
 
 /// What runners show to the broker.
 pub const ENROLLMENT_TOKEN: &str = "an-enrollment-token-of-more-than-32-characters";
+
+/// What opens its admin API over TCP.
+pub const ADMIN_TOKEN: &str = "an-admin-token-of-more-than-32-characters";
 
 const START: Duration = Duration::from_secs(30);
 /// `shutdown.deadline` is nine seconds; a loaded machine gets one more.
@@ -29,6 +32,8 @@ pub struct Broker {
     sub_path: String,
     /// Where runners dial it: kept over a restart.
     runners: SocketAddr,
+    /// Where its admin API is in this life.
+    admin: SocketAddr,
     /// What earlier lives wrote.
     earlier: String,
 }
@@ -42,11 +47,13 @@ impl Broker {
             gitea: gitea.url.clone(),
             sub_path: gitea.sub_path.clone(),
             runners: ([127, 0, 0, 1], 0).into(),
+            admin: ([127, 0, 0, 1], 0).into(),
             process: None,
             earlier: String::new(),
         };
         broker.secret("registration_token", registration_token);
         broker.secret("enrollment_token", ENROLLMENT_TOKEN);
+        broker.secret("admin_token", ADMIN_TOKEN);
         if let Some(token) = api_token {
             broker.secret("api_token", token);
         }
@@ -58,12 +65,13 @@ impl Broker {
     /// Starts it, also after [`Broker::down`], and returns when it listens.
     pub fn up(&mut self) {
         let process = Process::start("runner-broker", &mut self.command());
-        self.runners = process.line("that it is listening", START, |line| {
+        (self.runners, self.admin) = process.line("that it is listening", START, |line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            (line["message"] == "listening").then(|| {
-                let runners = line["runners"].as_str().expect("the runners' address as text");
-                runners.parse().expect("an address with a port")
-            })
+            let address = |name: &str| {
+                let text = line[name].as_str().expect("an address as text");
+                text.parse().expect("an address with a port")
+            };
+            (line["message"] == "listening").then(|| (address("runners"), address("admin")))
         });
         self.process = Some(process);
     }
@@ -81,6 +89,18 @@ impl Broker {
     /// What a runner dials.
     pub fn url(&self) -> String {
         format!("http://{}{}", self.runners, self.sub_path)
+    }
+
+    /// Where its admin API is.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Runs a command against it, over its Unix socket.
+    pub fn command_line(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));
+        command.args(arguments).env_clear().arg("--socket").arg(self.path("admin.sock"));
+        command.output().expect("the binary starts")
     }
 
     /// All that it wrote, over all its lives.
@@ -112,6 +132,7 @@ impl Broker {
             ("ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
             ("ADMIN__SOCKET", self.text("admin.sock")),
             ("STORE__URL", format!("sqlite:{}", self.text("state.db"))),
+            ("ADMIN__TOKEN_FILE", self.text("admin_token")),
             ("ENROLLMENT__TOKEN_FILE", self.text("enrollment_token")),
             ("CREDENTIALS__PATH", self.text("runners/{name}/.runner")),
             ("LABELS__E2E", "host".to_owned()),

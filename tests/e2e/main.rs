@@ -13,6 +13,7 @@ mod http;
 mod job;
 mod process;
 mod runner;
+mod tokens;
 
 use std::path::PathBuf;
 use std::thread;

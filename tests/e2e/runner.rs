@@ -65,6 +65,22 @@ impl Runner {
         self.daemon = Some(daemon);
     }
 
+    /// Starts the daemon and waits for its own end; gives what it wrote.
+    pub fn start_in_vain(&self) -> String {
+        let (status, output) =
+            Process::run("gitea-runner daemon", &mut self.command("daemon"), LIMIT);
+        assert!(!status.success(), "{output}");
+        output
+    }
+
+    /// Adds a label to the runner file, as a person with an editor would.
+    pub fn claim_label(&self, label: &str) {
+        let mut file = self.file();
+        file["labels"].as_array_mut().expect("labels").push(label.into());
+        let text = serde_json::to_string_pretty(&file).expect("a runner file");
+        fs::write(self.home.path().join(".runner"), text).expect("a folder of this test");
+    }
+
     /// Ends the daemon as a container's stop does; gives all that the runner ever wrote.
     pub fn stop(&mut self) -> String {
         let mut daemon = self.daemon.take().expect("a running runner");
