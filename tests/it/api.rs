@@ -387,6 +387,9 @@ async fn runners_are_read_page_by_page() {
     assert_eq!(by_two.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
     let listed: Vec<_> = by_two.concat().iter().map(|one| one["id"].as_i64().unwrap()).collect();
     assert_eq!(listed, made);
+    let by_one = pages(&stack, "/api/v1/runners?token_id=settings&limit=1").await;
+    assert_eq!(by_one.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+    assert_eq!(pages(&stack, "/api/v1/runners?token_id=nobody").await.concat().len(), 0);
 }
 
 #[tokio::test]
@@ -405,6 +408,10 @@ async fn a_holder_exchanges_a_token_where_no_admin_token_is_set() {
     let program = StandInRunner::new(&stack.broker.url);
     program.register(&RegisterOptions::new(secret.into(), "a")).await.unwrap();
     program.register(&RegisterOptions::new(secret.into(), "b")).await.unwrap_err();
+    for token in [&parent, &child] {
+        let path = format!("/api/v1/runners?token_id={}", token["id"].as_str().unwrap());
+        assert_eq!(stack.socket("GET", &path).await.ok(200)[0]["name"], "a");
+    }
 
     stack.dial("POST", path, &[&bearer], "").await.ok(201);
     stack.dial("POST", path, &[&bearer, JSON], "null").await.ok(201);
