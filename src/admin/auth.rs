@@ -24,7 +24,6 @@ use crate::lifecycle::By;
 
 /// Longest name of a user that is taken over from a proxy, in characters.
 const MAX_USER: usize = 64;
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Who calls. In the extensions of each request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,11 +55,8 @@ impl Client {
         if !is_within(peer, trusted) {
             return Self { addr: Some(peer.to_canonical()), user: None };
         }
-        // A line that is no text is junk like any other.
-        let forwarded =
-            headers.get_all(FORWARDED_FOR).iter().map(|line| line.to_str().unwrap_or_default());
         Self {
-            addr: Some(client_address(peer, forwarded, trusted)),
+            addr: Some(client_address(peer, headers, trusted)),
             user: settings.user_header.as_ref().and_then(|header| user(headers, header)),
         }
     }
@@ -202,6 +198,7 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+    use crate::broker::forwarded::FORWARDED_FOR;
 
     const USER: HeaderName = HeaderName::from_static("x-webauth-user");
 
@@ -232,6 +229,9 @@ mod tests {
         assert_eq!(direct.addr, Some("192.0.2.1".parse().unwrap()));
         assert_eq!(actor(&direct), "admin");
         assert_eq!(actor(&Client { addr: None, user: None }), "socket");
+        // What the client sent before it, text or not, hides nothing of what the proxy said.
+        let junk = client("10.1.1.1", &[(FORWARDED_FOR, b"\xff, 192.0.2.7")]);
+        assert_eq!(junk.addr, Some("192.0.2.7".parse().unwrap()));
     }
 
     #[test]

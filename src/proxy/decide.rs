@@ -133,12 +133,8 @@ impl Proxy {
 
     /// Where a call comes from, as far as a trusted proxy tells.
     fn peer(&self, connection: &Connection, headers: &HeaderMap) -> IpAddr {
-        let forwarded = headers.get_all("x-forwarded-for").iter();
-        client_address(
-            connection.peer.ip(),
-            forwarded.filter_map(|value| value.to_str().ok()),
-            &self.lifecycle.settings.load().listen.trusted_proxies,
-        )
+        let trusted = &self.lifecycle.settings.load().listen.trusted_proxies;
+        client_address(connection.peer.ip(), headers, trusted)
     }
 
     /// Gitea decides whose Declare it is; the broker looks at the labels and remembers them.
