@@ -24,7 +24,7 @@ impl Setting for Duration {
     }
 }
 
-/// RFC 3339, which a TOML datetime with offset is too.
+/// RFC 3339, which a TOML datetime with offset is too; of a second, all of it or nothing.
 impl Setting for SystemTime {
     fn parse(text: &str) -> Result<Self, String> {
         rfc3339(&text.to_ascii_uppercase()).ok_or_else(|| {
@@ -43,8 +43,9 @@ impl Setting for SystemTime {
 /// With any offset, while humantime knows none; only what it can write again.
 fn rfc3339(text: &str) -> Option<SystemTime> {
     const END: u64 = 253_402_300_800; // The year 10000.
+    let whole = |since: Duration| SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs());
     if let Ok(time) = humantime::parse_rfc3339(text) {
-        return Some(time);
+        return time.duration_since(SystemTime::UNIX_EPOCH).ok().map(whole);
     }
     let (local, offset) = text.split_at_checked(text.len().checked_sub("+00:00".len())?)?;
     let local = local.strip_suffix(|c: char| c.is_ascii_digit()).map(|_| local)?;
@@ -62,7 +63,7 @@ fn rfc3339(text: &str) -> Option<SystemTime> {
         "-" => since.checked_add(ahead)?,
         _ => return None,
     };
-    (since.as_secs() < END).then(|| SystemTime::UNIX_EPOCH + since)
+    (since.as_secs() < END).then(|| whole(since))
 }
 
 #[cfg(test)]
@@ -78,6 +79,14 @@ mod tests {
         reads::<Duration>("24h", "1day");
         reads::<Duration>("1day 1s", "1day 1s");
         refuses::<Duration>(&["", "5", "ten", "-1s"], "is no duration");
+    }
+
+    /// The store keeps milliseconds and people are told seconds: a rest would look like a change.
+    #[test]
+    fn a_point_in_time_is_what_is_shown_of_it() {
+        let exact = SystemTime::parse("2030-01-31T12:00:00Z");
+        assert_eq!(SystemTime::parse("2030-01-31T12:00:00.999999999Z"), exact);
+        assert_eq!(SystemTime::parse("2030-01-31T13:00:00.5+01:00"), exact);
     }
 
     #[test]

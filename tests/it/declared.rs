@@ -90,7 +90,7 @@ async fn a_declared_token_follows_the_file() {
 async fn a_restart_tells_nothing_new_of_what_is_declared() {
     let gitea = gitea();
     let site = Site::new(&gitea).set("shutdown.deregister", "none");
-    declare(&site, "kind = \"single_use\"");
+    declare(&site, "kind = \"single_use\"\nexpires_at = 2999-12-31T23:59:59.123456789Z");
     let broker = Broker::start(&site).await;
     asks(&broker, TEAM_TOKEN, "a").await.unwrap();
     broker.stop().await;
