@@ -138,6 +138,7 @@ pub(super) fn check_token(admin: &Admin, client: &Client, presented: &[u8]) -> R
         }
         failures.failed(peer, now);
     }
+    tracing::warn!(%peer, user = client.user, "a wrong admin token was presented");
     let mut event = Event::now("admin", What::AdminRefused);
     event.peer = Some(peer);
     event.detail = match &client.user {

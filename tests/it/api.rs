@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::admin::{Answer, Stack};
+use crate::capture::Capture;
 use crate::support::{ENROLLMENT_TOKEN, PATIENCE, Site, eventually, within};
 
 const ADMIN_TOKEN: &str = "admin-token-of-the-tests-0123456789abcdef";
@@ -58,6 +59,7 @@ fn ids(list: &[Value]) -> Vec<&str> {
 #[tokio::test]
 async fn the_admin_token_opens_the_api_and_a_wrong_one_is_noted() {
     let stack = Stack::start_with(open).await;
+    let log = Capture::start();
     let path = "/api/v1/status";
     stack.dial("GET", path, &[SHOWN], "").await.ok(200);
     let wrong = "Authorization: Bearer admin-token-of-the-tests-0123456789abcdeF";
@@ -75,6 +77,8 @@ async fn the_admin_token_opens_the_api_and_a_wrong_one_is_noted() {
     let refusal = &events(&stack, "?what=admin.refused").await[0];
     assert_eq!((&refusal["actor"], &refusal["peer"]), (&json!("admin"), &json!("127.0.0.1")));
     assert!(!refusal.to_string().contains("0123456789"), "{refusal}");
+    assert_eq!(log.complaints(), 1, "it is in the log: {}", log.text());
+    assert!(!log.text().contains("0123456789"), "{}", log.text());
     stack.dial("GET", "/api/v1/nothing", &[SHOWN], "").await.problem(404, "not-found");
     stack.dial("GET", "/api/v1/nothing", &[], "").await.problem(401, "unauthorized");
 }
