@@ -255,9 +255,7 @@ impl Lifecycle {
         self.enrollment.joined(&record.parent_id);
         let live = self.roster.insert(record);
         place.used(registered_at);
-        if let Err(error) = self.revoke_landed(&live).await {
-            error!(%error, id = credentials.id, "the store did not take that a runner is to go");
-        }
+        self.revoke_landed(&live).await;
         self.write_file(&live).await;
         fault::point("file-written");
         info!(

@@ -219,7 +219,7 @@ impl Lifecycle {
         });
         let now = now.await?;
         if cascade {
-            self.revoke_runners().await?;
+            self.revoke_runners().await;
         }
         Ok(now)
     }
@@ -302,7 +302,7 @@ impl Lifecycle {
         drop(changing);
         tell(&event);
         if cascade {
-            self.revoke_runners().await?;
+            self.revoke_runners().await;
         }
         Ok(now)
     }

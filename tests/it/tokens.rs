@@ -544,3 +544,28 @@ async fn cascade_outlives_a_restart() {
     assert_eq!(ended.unwrap().state, RecordState::Ended(Reason::Revoked));
     broker.stop().await;
 }
+
+/// The store takes the change of the token, and then nothing more.
+#[tokio::test]
+async fn what_was_done_to_a_token_is_told_as_done() {
+    let gitea = gitea();
+    let site = Site::new(&gitea).set("shutdown.deregister", "none");
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |_| {}).await;
+    let runner = register(&broker, &token, "a").await.unwrap();
+    runner.declare(&["host"]).await.unwrap();
+    let (id, by) = (token.token.token.id.clone(), admin());
+    let delete = broker.lifecycle.delete_token(&id, true, &by);
+    let (deleted, closed) = tokio::join!(delete, broker.lifecycle.store.close());
+    closed.unwrap();
+    assert_eq!(deleted.expect("the token is deleted").state, State::Deleted);
+    assert!(broker.lifecycle.token(&id).is_err());
+    gitea.queue_task(&["host"]);
+    assert!(runner.fetch_task(0).await.map_or(true, |(task, _)| task.is_none()));
+    broker.stop().await;
+
+    // The next start goes on with the runner.
+    let broker = Broker::start(&site).await;
+    eventually("the runner is gone", async || gitea.runners().is_empty()).await;
+    broker.stop().await;
+}
