@@ -213,6 +213,14 @@ impl Enrollment {
         inner.tokens.get(id).map(|entry| inner.shown(entry, SystemTime::now()))
     }
 
+    /// How many admins have made and not deleted.
+    #[must_use]
+    pub fn created(&self) -> usize {
+        let inner = self.lock();
+        let tokens = inner.tokens.values().map(|entry| &entry.token);
+        tokens.filter(|token| token.origin == Origin::Created && token.deleted_at.is_none()).count()
+    }
+
     /// How many children of a token still wait for their runner.
     #[must_use]
     pub fn unused_children(&self, id: &str) -> usize {
@@ -363,5 +371,44 @@ impl Drop for Reservation {
         }
         drop(inner);
         self.enrollment.moved.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::token::Policy;
+
+    fn token(id: &str, origin: Origin) -> Token {
+        Token {
+            id: id.into(),
+            kind: Kind::Reusable,
+            origin,
+            active: true,
+            cascade: false,
+            deleted_at: None,
+            parent_id: None,
+            description: String::new(),
+            policy: Policy::of_scope(Scope::Instance),
+            created_at: SystemTime::UNIX_EPOCH,
+            created_by: "socket".into(),
+            last_used_at: None,
+            uses: 0,
+        }
+    }
+
+    /// Else holders of a token could leave the admins no place for another.
+    #[test]
+    fn only_what_admins_made_takes_their_places() {
+        let enrollment = Enrollment::default();
+        enrollment.put(token("Made", Origin::Created));
+        enrollment.put(token("settings", Origin::Declared));
+        for i in 0..10 {
+            enrollment.put(token(&format!("Child{i}"), Origin::Exchanged));
+        }
+        let deleted_at = Some(SystemTime::UNIX_EPOCH);
+        enrollment.put(Token { deleted_at, ..token("Deleted", Origin::Created) });
+        assert_eq!(enrollment.all().len(), 13);
+        assert_eq!(enrollment.created(), 1);
     }
 }

@@ -2,6 +2,7 @@
 //! holds; from then on it holds for the very next Register.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,8 +19,8 @@ use crate::store::StoreError;
 
 /// How long a child may be used, where its holder does not say.
 const CHILD_TTL: Duration = Duration::from_secs(10 * 60);
-/// The longest that a child may be used.
-const MAX_CHILD_TTL: Duration = Duration::from_secs(60 * 60);
+/// How long a child may be used at all: shorter ones would be without number.
+const CHILD_TTLS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
 /// Most children of one token that wait for their runners.
 const MAX_UNUSED_CHILDREN: usize = 1000;
 /// Most tokens that admins make.
@@ -163,31 +164,12 @@ impl Lifecycle {
             return Err(TokenError::Invalid(vec![("scope", text)]));
         }
         let _changing = self.enrollment.changing.lock().await;
-        if self.tokens().len() >= MAX_TOKENS {
+        if self.enrollment.created() >= MAX_TOKENS {
             return Err(TokenError::Conflict(format!(
                 "there are {MAX_TOKENS} tokens already: delete some that are not needed any more"
             )));
         }
-        self.issue(
-            Token {
-                id: self.free_id(),
-                kind: draft.kind,
-                origin: Origin::Created,
-                active: true,
-                cascade: false,
-                deleted_at: None,
-                parent_id: None,
-                description: draft.description,
-                policy: draft.policy,
-                created_at: now,
-                created_by: by.actor.clone(),
-                last_used_at: None,
-                uses: 0,
-            },
-            by,
-            What::TokenCreated,
-        )
-        .await
+        self.issue(draft, None, by).await
     }
 
     /// Switches one on.
@@ -317,7 +299,6 @@ impl Lifecycle {
         wish: Exchange,
         peer: IpAddr,
     ) -> Result<Issued, TokenError> {
-        let now = SystemTime::now();
         let refused = |token_id: Option<String>, refusal: Refusal| {
             let event = Event {
                 token_id,
@@ -337,35 +318,23 @@ impl Lifecycle {
         };
         let parent_id = identified.token_id.clone();
         let _changing = self.enrollment.changing.lock().await;
+        // Not before: the token may have ended while others changed theirs.
+        let now = SystemTime::now();
         let scope = self.settings.load().gitea.scope.clone();
         let parent = self
             .enrollment
             .still(&identified, now)
             .and_then(|()| self.enrollment.exchanges(&parent_id, peer, &scope))
-            .and_then(|parent| policy::labels_allowed([&parent], &wish.labels).map(|()| parent))
+            .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
+        let draft = child(&parent, wish, now)?;
+        policy::labels_allowed([&parent], &draft.policy.labels)
             .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
         let unused = self.enrollment.unused_children(&parent_id);
         if unused >= MAX_UNUSED_CHILDREN {
             return Err(TokenError::TooMany(unused));
         }
-        let draft = child(&parent, wish, now)?;
         let by = By { actor: format!("token:{parent_id}"), peer: Some(peer) };
-        let token = Token {
-            id: self.free_id(),
-            kind: draft.kind,
-            origin: Origin::Exchanged,
-            active: true,
-            cascade: false,
-            deleted_at: None,
-            parent_id: Some(parent_id),
-            description: draft.description,
-            policy: draft.policy,
-            created_at: now,
-            created_by: by.actor.clone(),
-            last_used_at: None,
-            uses: 0,
-        };
-        self.issue(token, &by, What::TokenExchanged).await
+        self.issue(draft, Some(parent_id), &by).await
     }
 
     /// One that may be changed here.
@@ -402,10 +371,35 @@ impl Lifecycle {
         self.token(id)
     }
 
-    async fn issue(&self, token: Token, by: &By, what: What) -> Result<Issued, TokenError> {
+    /// Makes a token, or a child of one.
+    async fn issue(
+        &self,
+        draft: Draft,
+        parent_id: Option<String>,
+        by: &By,
+    ) -> Result<Issued, TokenError> {
+        let (origin, what) = match parent_id {
+            None => (Origin::Created, What::TokenCreated),
+            Some(_) => (Origin::Exchanged, What::TokenExchanged),
+        };
+        let id = self.free_id();
+        let token = Token {
+            id: id.clone(),
+            kind: draft.kind,
+            origin,
+            active: true,
+            cascade: false,
+            deleted_at: None,
+            parent_id,
+            description: draft.description,
+            policy: draft.policy,
+            created_at: SystemTime::now(),
+            created_by: by.actor.clone(),
+            last_used_at: None,
+            uses: 0,
+        };
         let text = new_secret(random_bytes());
         let digest = digest(text.as_bytes());
-        let id = token.id.clone();
         let mut event = by.event(what, &id);
         event.detail.clone_from(&token.description);
         self.store.insert_token(token.clone(), digest, event.clone()).await?;
@@ -428,7 +422,7 @@ impl Lifecycle {
 /// What a child is to be: its parent's policy, as far as its holder wants no less.
 fn child(parent: &Token, wish: Exchange, now: SystemTime) -> Result<Draft, TokenError> {
     let ttl = wish.ttl.unwrap_or(CHILD_TTL);
-    if ttl > MAX_CHILD_TTL || ttl.is_zero() {
+    if !CHILD_TTLS.contains(&ttl) {
         return Err(TokenError::Invalid(vec![(
             "ttl",
             "a token that was exchanged is for use within an hour at most: give a ttl of 1s to 1h"

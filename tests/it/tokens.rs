@@ -303,8 +303,15 @@ async fn a_child_allows_no_more_than_its_parent() {
     let gpu = Exchange { labels: vec!["gpu".into()], ..Exchange::default() };
     assert!(matches!(exchange(&parent, gpu).await, Err(TokenError::Refused(_))));
     assert!(matches!(exchange(&child, Exchange::default()).await, Err(TokenError::Refused(_))));
-    let long = Exchange { ttl: Some(Duration::from_secs(3601)), ..Exchange::default() };
+    for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(3601)] {
+        let wish = Exchange { ttl: Some(ttl), ..Exchange::default() };
+        assert!(matches!(exchange(&parent, wish).await, Err(TokenError::Invalid(_))), "{ttl:?}");
+    }
+    // What cannot be a label at all is in no event.
+    let long = Exchange { labels: vec!["x".repeat(60_000)], ..Exchange::default() };
     assert!(matches!(exchange(&parent, long).await, Err(TokenError::Invalid(_))));
+    let events = broker.lifecycle.events(EventFilter { limit: 100, ..EventFilter::default() });
+    assert!(events.await.unwrap().iter().all(|event| event.detail.len() < 1000));
     let pinned = broker.lifecycle.pin_token(&child.token.token.id, &admin()).await;
     assert!(matches!(pinned, Err(TokenError::Conflict(_))));
 
