@@ -8,6 +8,7 @@ use wildmatch::WildMatch;
 use crate::config::Scope;
 use crate::connect::messages::RegisterRequest;
 
+use super::forwarded::is_within;
 use super::registration::INTENT_LABEL_PREFIX;
 use super::token::{MAX_TEXT, State, Token};
 
@@ -177,7 +178,7 @@ pub fn allows<'a>(
 /// It is not for there.
 pub fn from_there(token: &Token, peer: IpAddr) -> Result<(), Refusal> {
     let networks = &token.policy.allowed_cidrs;
-    if networks.is_empty() || networks.iter().any(|network| network.contains(&peer)) {
+    if networks.is_empty() || is_within(peer, networks) {
         Ok(())
     } else {
         Err(Refusal::Address(peer))

@@ -141,7 +141,7 @@ impl Lifecycle {
             moved: Notify::new(),
             pressing: Notify::new(),
             draining: AtomicBool::new(false),
-            limiter: Mutex::new(Limiter::new(30, Duration::from_secs(1), 4096)),
+            limiter: Mutex::default(),
             pending_events: Mutex::default(),
             since_pruned: AtomicUsize::new(0),
             token_valid: Mutex::default(),
@@ -222,7 +222,7 @@ impl Lifecycle {
         self.wake.notify_one();
     }
 
-    /// A registration or a task ended, or a runner left or is no more. whoever waits for that looks again.
+    /// A registration or a task ended, or a runner left or is no more: whoever waits for that looks again.
     pub fn has_moved(&self) {
         self.moved.notify_waiters();
     }
