@@ -154,7 +154,7 @@ pub struct NewToken {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewChild {
-    /// How long it may be used, an hour at most; left out: ten minutes.
+    /// How long it may be used, a second to an hour; left out: ten minutes.
     #[schema(pattern = r"^[\s0-9a-zA-Zµ.]+$", examples("10m"))]
     pub ttl: Option<String>,
     /// For people: one line.
