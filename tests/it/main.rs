@@ -15,6 +15,7 @@ mod declared;
 mod deregister;
 mod life;
 mod lost;
+mod page;
 mod paths;
 mod proxy;
 mod raw;
