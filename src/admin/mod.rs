@@ -2,7 +2,7 @@
 
 mod api;
 mod auth;
-mod draft;
+pub mod draft;
 mod health;
 mod hints;
 pub mod problem;
