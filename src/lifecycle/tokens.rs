@@ -14,6 +14,7 @@ use crate::broker::policy::{self, Refusal};
 use crate::broker::secret::{compose, digest, new_id, new_secret};
 use crate::broker::token::{Draft, Kind, Origin, Policy, State, Token};
 use crate::broker::{Event, What};
+use crate::fault;
 use crate::store::StoreError;
 
 /// How long a child may be used, where its holder does not say.
@@ -297,6 +298,7 @@ impl Lifecycle {
         let mut event = by.event(What::TokenDeleted, id);
         event.detail = cascade_detail(cascade, now.live_runners);
         self.store.delete_token(now.token.clone(), event.clone()).await?;
+        fault::point("token-deleted");
         self.enrollment.put(now.token.clone());
         self.enrollment.end_secrets(id, SystemTime::UNIX_EPOCH);
         drop(changing);
