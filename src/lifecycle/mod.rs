@@ -106,6 +106,8 @@ pub struct Lifecycle {
     /// Who presented wrong enrollment tokens.
     limiter: Mutex<Limiter>,
     pending_events: Mutex<Vec<Event>>,
+    /// Held by whoever writes them down.
+    writing_events: tokio::sync::Mutex<()>,
     /// What the last probe of the API token found.
     token_valid: Mutex<Option<bool>>,
     writable: tokio::sync::Mutex<upkeep::Writable>,
@@ -141,6 +143,7 @@ impl Lifecycle {
             draining: AtomicBool::new(false),
             limiter: Mutex::new(Limiter::new(30, Duration::from_secs(1), 4096)),
             pending_events: Mutex::default(),
+            writing_events: tokio::sync::Mutex::default(),
             token_valid: Mutex::default(),
             writable: tokio::sync::Mutex::default(),
         };
