@@ -164,7 +164,8 @@ impl Lifecycle {
             return Err(TokenError::Invalid(vec![("scope", text)]));
         }
         let _changing = self.enrollment.changing.lock().await;
-        if self.tokens().len() >= MAX_TOKENS {
+        let all = self.tokens();
+        if all.iter().filter(|one| one.token.origin == Origin::Created).count() >= MAX_TOKENS {
             return Err(TokenError::Conflict(format!(
                 "there are {MAX_TOKENS} tokens already: delete some that are not needed any more"
             )));
@@ -340,13 +341,14 @@ impl Lifecycle {
             .enrollment
             .still(&identified, now)
             .and_then(|()| self.enrollment.exchanges(&parent_id, peer, &scope))
-            .and_then(|parent| policy::labels_allowed([&parent], &wish.labels).map(|()| parent))
             .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
         let unused = self.enrollment.unused_children(&parent_id);
         if unused >= MAX_UNUSED_CHILDREN {
             return Err(TokenError::TooMany(unused));
         }
         let draft = child(&parent, wish, now)?;
+        policy::labels_allowed([&parent], &draft.policy.labels)
+            .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
         let by = By { actor: format!("token:{parent_id}"), peer: Some(peer) };
         let token = Token {
             id: self.free_id(),

@@ -27,6 +27,7 @@ mod signals;
 mod streaming;
 mod support;
 mod tasks;
+mod token_faults;
 mod token_races;
 mod tokens;
 mod upstream_tls;
