@@ -10,7 +10,7 @@
 //! | It is told apart: what is decided here, what is refused, what is passed on as a stream | [`proxy`], reading messages with [`connect`] |
 //! | It is decided, from values alone: no socket, no file, no clock | [`broker`] |
 //! | It is carried out: [`lifecycle`] does what [`broker`] decides, with the calls to Gitea in [`gitea`], runner files in [`credential`] and records in [`store`] | [`lifecycle`] |
-//! | It is shown: metrics, health, what the commands ask for, the log | [`admin`], [`telemetry`] |
+//! | It is shown: metrics, health, the admin API and the token page, the log | [`admin`], [`telemetry`] |
 //!
 //! Around that, [`cli`] reads the command line and [`config`] the settings, [`app`] makes running parts of
 //! settings (nothing else wires), and [`shutdown`] ends them in phases. [`sandbox`] is a stand-in Gitea
@@ -23,14 +23,17 @@
 //!    [`proxy::classify`] knows every spelling of Register, and one that is not the runner's own is refused.
 //!    No Register goes to Gitea that was not authored here.
 //! 2. It is read whole, within a limit that holds after decompression too ([`connect::decode`]), and
-//!    [`broker::policy::admit`] decides: is its enrollment token right, may the name and the labels be?
+//!    [`lifecycle::Lifecycle::admit`] finds its enrollment token ([`lifecycle::Enrollment`]) and lets
+//!    [`broker::policy`] decide: is the token in force, does it allow this name, these labels, this address?
 //! 3. [`lifecycle::Lifecycle::register`] looks whether the same runner asks for an answer that it lost
 //!    ([`broker::claims`]). If not, it starts a task of its own: a registration runs to its end even where
-//!    the runner hangs up.
+//!    the runner hangs up. There it takes a place by its token, so that a single-use one admits one runner
+//!    however many ask at once, and is looked at again when its turn with Gitea has come.
 //! 4. The [`broker::Intent`] is written to the [`store`]: from here on, a crash leaves something to settle.
 //! 5. [`connect::splice`] puts Gitea's registration token and the intent's label into the message and leaves
 //!    every other byte as it was. [`gitea::GiteaClient::register`] sends it, once, on a connection of its own.
-//! 6. Gitea's answer makes the intent a [`broker::Record`] in the store. Then the runner file is written
+//! 6. Gitea's answer makes the intent a [`broker::Record`] in the store, which counts the token's use and
+//!    notes the event in the same transaction. Then the runner file is written
 //!    ([`credential`]), and only then the runner has its answer, without the label. Until it makes its first
 //!    call, the answer is kept for it.
 //! 7. An answer that was lost makes the registration unclear. It is settled in the background, now or at the

@@ -2,8 +2,8 @@
 //! admin token. The settings are read for each request, so that a reload holds at once.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Extension, Request, State};
@@ -66,22 +66,14 @@ impl Client {
     }
 }
 
-/// The failures of each peer.
+/// Who presented wrong admin tokens.
 #[derive(Clone, Default)]
-pub struct Failures {
-    admin: Arc<Mutex<Limiter>>,
-    exchange: Arc<Mutex<Limiter>>,
-}
+pub struct Failures(Arc<Mutex<Limiter>>);
 
 impl Failures {
-    /// How long a peer's enrollment tokens are not looked at.
-    pub(super) fn exchange_blocked(&self, peer: IpAddr) -> Option<Duration> {
-        locked(&self.exchange, |limiter| limiter.blocked(peer, Instant::now()))
-    }
-
-    /// The peer presented an enrollment token that is none.
-    pub(super) fn exchange_failed(&self, peer: IpAddr) {
-        locked(&self.exchange, |limiter| limiter.failed(peer, Instant::now()));
+    fn lock(&self) -> MutexGuard<'_, Limiter> {
+        // It is a count, and whole after every step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,18 +132,15 @@ pub(super) fn check_token(admin: &Admin, client: &Client, presented: &[u8]) -> R
     let Some(peer) = client.addr else { return Ok(client.by()) };
     let kept = configured(admin)?;
     let now = Instant::now();
-    let right = locked(&admin.failures.admin, |limiter| {
-        if let Some(wait) = limiter.blocked(peer, now) {
+    {
+        let mut failures = admin.failures.lock();
+        if let Some(wait) = failures.blocked(peer, now) {
             return Err(Problem::throttled("wrong admin tokens", wait));
         }
-        let right = secrets_match(&kept, digest(&SHA256, presented).as_ref());
-        if !right {
-            limiter.failed(peer, now);
+        if secrets_match(&kept, digest(&SHA256, presented).as_ref()) {
+            return Ok(client.by());
         }
-        Ok(right)
-    })?;
-    if right {
-        return Ok(client.by());
+        failures.failed(peer, now);
     }
     let mut event = Event::now("admin", What::AdminRefused);
     event.peer = Some(peer);
@@ -206,11 +195,6 @@ fn user(headers: &HeaderMap, header: &HeaderName) -> Option<String> {
     let name = std::str::from_utf8(value.as_bytes()).ok()?.trim();
     let name: String = name.chars().take(MAX_USER).collect();
     (!name.is_empty() && !name.contains(char::is_control)).then_some(name)
-}
-
-fn locked<T>(limiter: &Mutex<Limiter>, work: impl FnOnce(&mut Limiter) -> T) -> T {
-    // It is a count, and whole after every step.
-    work(&mut limiter.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 #[cfg(test)]

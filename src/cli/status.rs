@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::client::BrokerArgs;
 use super::show::{self, plain, rough};
 use super::{Failure, block_on, print};
-use crate::admin::view::{ApiToken, Status};
+use crate::admin::view::{ApiToken, EnrollmentTokens, Status};
 
 /// Show the broker on one screen, and what to do
 #[derive(Debug, clap::Args)]
@@ -52,7 +52,7 @@ fn screen(status: &Status) -> String {
             ),
         ),
         ("API token", api_token.into()),
-        ("enrollment tokens", format!("{} active", status.enrollment_tokens.active)),
+        ("enrollment tokens", tokens(&status.enrollment_tokens)),
         ("store", format!("{} {writable}", plain(&store.path))),
         ("runners", states.join(", ")),
         ("unclear", format!("{} registrations", status.unsettled_registrations)),
@@ -71,4 +71,15 @@ fn screen(status: &Status) -> String {
         }
     }
     screen
+}
+
+/// Those that admit, and of the others what there is.
+fn tokens(tokens: &EnrollmentTokens) -> String {
+    let others =
+        [(tokens.disabled, "disabled"), (tokens.expired, "expired"), (tokens.used_up, "used up")];
+    let mut told = format!("{} active", tokens.active);
+    for (count, state) in others.into_iter().filter(|(count, _)| *count > 0) {
+        told += &format!(", {count} {state}");
+    }
+    told
 }

@@ -35,20 +35,7 @@ impl Lifecycle {
         peer: IpAddr,
         token_id: &mut Option<String>,
     ) -> Result<Identified, Refusal> {
-        let now = Instant::now();
-        if let Some(wait) = self.limiter().blocked(peer, now) {
-            return Err(Refusal::Throttled(wait));
-        }
-        // Both are looked at before either decides, so that the time does not tell which one was near.
-        let identified = self.enrollment.identify(&request.token, SystemTime::now());
-        let registration = secrets_match(
-            self.gitea.tokens().registration.expose_secret().as_bytes(),
-            request.token.as_bytes(),
-        );
-        if registration {
-            return Err(Refusal::RegistrationToken);
-        }
-        let token = identified.inspect_err(|_| self.limiter().failed(peer, now))?;
+        let token = self.identify(&request.token, peer)?;
         *token_id = Some(token.token_id.clone());
         policy::request(request)?;
         let asks = Asks {
@@ -59,6 +46,24 @@ impl Lifecycle {
         };
         self.enrollment.allows(&token.token_id, &asks, &self.settings.load().gitea.scope)?;
         Ok(token)
+    }
+
+    /// The token that someone presents. Whoever presents wrong ones is slowed.
+    pub(super) fn identify(&self, presented: &str, peer: IpAddr) -> Result<Identified, Refusal> {
+        let now = Instant::now();
+        if let Some(wait) = self.limiter().blocked(peer, now) {
+            return Err(Refusal::Throttled(wait));
+        }
+        // Both are looked at before either decides, so that the time does not tell which one was near.
+        let identified = self.enrollment.identify(presented, SystemTime::now());
+        let registration = secrets_match(
+            self.gitea.tokens().registration.expose_secret().as_bytes(),
+            presented.as_bytes(),
+        );
+        if registration {
+            return Err(Refusal::RegistrationToken);
+        }
+        identified.inspect_err(|_| self.limiter().failed(peer, now))
     }
 
     /// Decides on the labels of a Declare. `live` is the runner, where the broker knows it.
@@ -77,14 +82,17 @@ impl Lifecycle {
         });
         allowed.map_err(|refusal| {
             warn!(id = live.map(|live| live.upstream.id), %peer, reason = %refusal, "declaration refused");
-            self.note_event(Event {
-                token_id: live.map(|live| live.parent_id.clone()),
-                runner_id: live.map(|live| live.upstream.id),
-                runner: live.map(|live| live.record().name),
-                peer: Some(peer),
-                detail: refusal.to_string(),
-                ..Event::now("runner", What::DeclarationRefused)
-            });
+            // A stranger's is Gitea's to refuse, and fills no audit trail.
+            if let Some(live) = live {
+                self.note_event(Event {
+                    token_id: Some(live.parent_id.clone()),
+                    runner_id: Some(live.upstream.id),
+                    runner: Some(live.record().name),
+                    peer: Some(peer),
+                    detail: refusal.to_string(),
+                    ..Event::now("runner", What::DeclarationRefused)
+                });
+            }
             ConnectError::new(code(&refusal), refusal.to_string())
         })
     }

@@ -2,6 +2,8 @@
 //! waits here for the next batch.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
@@ -11,6 +13,9 @@ use crate::store::{EventFilter, StoreError};
 
 /// Most events that wait for the next batch: whoever knocks faster than that is in the log alone.
 const MAX_PENDING: usize = 4096;
+
+/// After so many of them, those that are too many are forgotten at once: a flood fills no disk.
+const PRUNE_AFTER: usize = 20_000;
 
 impl Lifecycle {
     /// Notes an event that changes nothing else; it is written with the next batch.
@@ -43,6 +48,9 @@ impl Lifecycle {
             return Ok(());
         }
         let written = self.store.insert_events(events.clone()).await;
+        if written.is_ok() && self.since_pruned.fetch_add(events.len(), Relaxed) > PRUNE_AFTER {
+            self.prune_events().await?;
+        }
         if written.is_err() {
             let mut pending = lock();
             let newer = std::mem::replace(&mut *pending, events);
@@ -50,6 +58,13 @@ impl Lifecycle {
             pending.truncate(MAX_PENDING);
         }
         written
+    }
+
+    /// Forgets events of long ago, and refusals that are too many.
+    pub(super) async fn prune_events(&self) -> Result<(), StoreError> {
+        self.since_pruned.store(0, Relaxed);
+        let keep = self.settings.load().store.keep_events;
+        self.store.prune_events(SystemTime::now().checked_sub(keep).unwrap_or(UNIX_EPOCH)).await
     }
 }
 

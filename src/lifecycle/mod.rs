@@ -16,7 +16,7 @@ mod settle;
 mod tokens;
 mod upkeep;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -108,6 +108,8 @@ pub struct Lifecycle {
     pending_events: Mutex<Vec<Event>>,
     /// Held by whoever writes them down.
     writing_events: tokio::sync::Mutex<()>,
+    /// Events written since the last time that old ones were forgotten.
+    since_pruned: AtomicUsize,
     /// What the last probe of the API token found.
     token_valid: Mutex<Option<bool>>,
     writable: tokio::sync::Mutex<upkeep::Writable>,
@@ -144,6 +146,7 @@ impl Lifecycle {
             limiter: Mutex::new(Limiter::new(30, Duration::from_secs(1), 4096)),
             pending_events: Mutex::default(),
             writing_events: tokio::sync::Mutex::default(),
+            since_pruned: AtomicUsize::new(0),
             token_valid: Mutex::default(),
             writable: tokio::sync::Mutex::default(),
         };

@@ -332,8 +332,12 @@ impl Lifecycle {
             self.note_event(event);
             TokenError::Refused(refusal)
         };
-        let identified =
-            self.enrollment.identify(presented, now).map_err(|refusal| refused(None, refusal))?;
+        let identified = match self.identify(presented, peer) {
+            Ok(identified) => identified,
+            // Whoever knocks without end does not fill the audit trail.
+            Err(refusal @ Refusal::Throttled(_)) => return Err(TokenError::Refused(refusal)),
+            Err(refusal) => return Err(refused(None, refusal)),
+        };
         let parent_id = identified.token_id.clone();
         let _changing = self.enrollment.changing.lock().await;
         let scope = self.settings.load().gitea.scope.clone();

@@ -1,7 +1,7 @@
 //! What goes on by itself: writing down what the traffic told, and trying Gitea and the API token.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
@@ -159,12 +159,10 @@ impl Lifecycle {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let now = SystemTime::now();
-            let keep = self.settings.load().store.keep_events;
             let pruned = async {
                 let _changing = self.enrollment.changing.lock().await;
-                self.enrollment.forget(&self.store.prune_tokens(now).await?);
-                self.store.prune_events(now.checked_sub(keep).unwrap_or(UNIX_EPOCH)).await
+                self.enrollment.forget(&self.store.prune_tokens(SystemTime::now()).await?);
+                self.prune_events().await
             };
             if let Err(error) = pruned.await {
                 warn!(%error, "tokens and events of long ago are not forgotten yet");

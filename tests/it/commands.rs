@@ -282,6 +282,8 @@ async fn the_whole_life_of_a_token() {
 
     let disabled = good(inside(&site, &["token", "disable", id]).await);
     assert_eq!(disabled, format!("token {id} is disabled; live runners that stay registered: 1\n"));
+    let status = good(inside(&site, &["status"]).await);
+    assert!(status.contains("1 active, 1 disabled\n"), "{status}");
     let refused = register(&broker, &secret, "two").await.expect_err("it is disabled");
     assert!(refused.message.contains("disabled"), "{refused}");
     let enabled = good(inside(&site, &["token", "enable", id]).await);

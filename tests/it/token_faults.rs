@@ -99,7 +99,6 @@ async fn a_list_is_no_new_token() {
 }
 
 #[tokio::test]
-#[ignore = "fails: only Register looks for it"]
 async fn gitea_s_own_token_is_told_at_the_exchange_too() {
     let gitea = gitea();
     let site = Site::new(&gitea);

@@ -49,7 +49,7 @@ fn live(broker: &Broker, token: &Issued) -> usize {
 
 #[track_caller]
 fn refused(result: Result<Runner, RpcError>, code: &str, part: &str) {
-    let error = result.err().expect("it is refused");
+    let error = result.expect_err("it is refused");
     assert_eq!(error.code, code, "{}", error.message);
     assert!(error.message.contains(part), "{}", error.message);
 }

@@ -6,7 +6,7 @@ use utoipa::IntoParams;
 use utoipa::openapi::schema::ObjectBuilder;
 
 use super::extract::Query;
-use super::paging::{Page, limit, place};
+use super::paging::{Page, limit, number, place};
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::view::{Event, one_of};
@@ -53,7 +53,7 @@ pub(super) async fn list(
         token_id: listing.token_id,
         runner_id: listing.runner_id,
         what: what.map_err(|error| Problem::of_request(format!("what: {error}")))?,
-        before: place(listing.cursor.as_deref(), |cursor| cursor.parse().ok())?,
+        before: place(listing.cursor.as_deref(), number)?,
         // One more tells whether there is a next page.
         limit: limit + 1,
     };

@@ -3,12 +3,15 @@
 use std::sync::LazyLock;
 
 use axum::Json;
+use axum::extract::State;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr};
+use utoipa::openapi::server::Server;
+use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr};
 
 use super::{closed_paths, open_paths};
+use crate::admin::Admin;
 use crate::admin::problem::Problem;
 
 /// This document
@@ -16,9 +19,13 @@ use crate::admin::problem::Problem;
     get, path = "/api/v1/openapi.json", operation_id = "showOpenApi", tag = "broker",
     responses((status = 200, description = "The API as OpenAPI describes it", body = Object)),
 )]
-pub(super) async fn document() -> Json<&'static utoipa::openapi::OpenApi> {
-    static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(whole);
-    Json(&DOCUMENT)
+pub(super) async fn document(State(admin): State<Admin>) -> Json<OpenApi> {
+    static WHOLE: LazyLock<OpenApi> = LazyLock::new(whole);
+    let mut document = WHOLE.clone();
+    if let Some(url) = &admin.lifecycle.settings.load().admin.public_url {
+        document.servers = Some(vec![Server::new(url.to_string().trim_end_matches('/'))]);
+    }
+    Json(document)
 }
 
 /// Over the Unix socket all of it is open; the security is that of TCP.
@@ -31,8 +38,6 @@ pub(super) async fn document() -> Json<&'static utoipa::openapi::OpenApi> {
                        come in pages: the header `Link` names the next one. Every error is a \
                        problem as RFC 9457 words it.",
     ),
-    // A path below the place of this document's own root, wherever a proxy puts that.
-    servers((url = "../..")),
     security(("adminToken" = [])),
     tags(
         (name = "tokens", description = "What runners show to join"),
@@ -44,7 +49,7 @@ pub(super) async fn document() -> Json<&'static utoipa::openapi::OpenApi> {
 )]
 struct Frame;
 
-fn whole() -> utoipa::openapi::OpenApi {
+fn whole() -> OpenApi {
     let (mut closed, open) = (closed_paths().into_openapi(), open_paths().into_openapi());
     for operation in operations(&mut closed) {
         for (status, description) in [
@@ -99,7 +104,7 @@ fn problem(status: &str, answer: Response) -> Response {
     answer
 }
 
-fn operations(document: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
+fn operations(document: &mut OpenApi) -> impl Iterator<Item = &mut Operation> {
     document
         .paths
         .paths

@@ -80,3 +80,8 @@ pub(super) fn place<T>(
     });
     place.map(Some)
 }
+
+/// A cursor that is a number.
+pub(super) fn number(cursor: &str) -> Option<i64> {
+    cursor.parse().ok().filter(|place| *place >= 0)
+}

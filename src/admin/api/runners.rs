@@ -9,17 +9,19 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{Path, Query};
-use super::paging::{Page, limit, place};
+use super::paging::{Page, limit, number, place};
 use crate::admin::Admin;
 use crate::admin::problem::{AMBIGUOUS_RUNNER, Problem, UNKNOWN_RUNNER};
 use crate::admin::view::Runner;
 use crate::broker::Reason;
-use crate::lifecycle::{By, Force, Live, Roster};
+use crate::lifecycle::{By, Force, Lifecycle, Live, Roster};
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Listing {
+    /// Those that came by this enrollment token, or by one that was exchanged for it.
+    token_id: Option<String>,
     /// At most so many.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
@@ -41,10 +43,14 @@ pub(super) async fn list(
     Query(listing): Query<Listing>,
 ) -> Result<Page<Runner>, Problem> {
     let limit = limit(listing.limit)?;
-    let after = place(listing.cursor.as_deref(), |cursor| cursor.parse::<i64>().ok())?;
+    let after = place(listing.cursor.as_deref(), number)?;
     let mut all = admin.lifecycle.roster.all();
     all.retain(|live| after.is_none_or(|after| live.record_id.0 > after));
-    let page = Page::cut(all, limit, "runners", &[], |last| last.record_id.0.to_string());
+    if let Some(id) = &listing.token_id {
+        all.retain(|live| came_by(&admin.lifecycle, live, id));
+    }
+    let held = [("token_id", listing.token_id)];
+    let page = Page::cut(all, limit, "runners", &held, |last| last.record_id.0.to_string());
     Ok(page.map(|live| Runner::of(&admin.lifecycle, &live)))
 }
 
@@ -104,6 +110,12 @@ pub(super) async fn deregister(
     let live = find(&admin.lifecycle.roster, &id)?;
     admin.lifecycle.deregister(&live, Reason::Admin, force, &by).await?;
     Ok(Json(Runner::of(&admin.lifecycle, &live)))
+}
+
+/// Whether a runner came by this token, or by one that was exchanged for it.
+fn came_by(lifecycle: &Lifecycle, live: &Live, id: &str) -> bool {
+    let parent = |id: &String| lifecycle.enrollment.get(id)?.token.parent_id;
+    std::iter::successors(Some(live.record().parent_id), parent).any(|ancestor| ancestor == id)
 }
 
 /// By Gitea's id, else by uuid, else by a name that only one has.

@@ -17,7 +17,6 @@ use crate::admin::auth::{Client, bearer};
 use crate::admin::problem::Problem;
 use crate::admin::view::{IssuedToken, NewChild, NewToken, Token};
 use crate::admin::{Admin, draft};
-use crate::broker::policy::Refusal;
 use crate::config::Setting;
 use crate::lifecycle::{By, TokenError, TokenNow};
 
@@ -219,7 +218,7 @@ pub(super) async fn unpin(
 #[into_params(parameter_in = Query)]
 pub(super) struct Rotation {
     /// How long the old secret goes on, a year at most; left out: not at all.
-    #[param(pattern = "^([0-9]{1,4}[smh]|[12]?[0-9]{1,2}d)$", example = "1h")]
+    #[param(pattern = r"^[\s0-9a-zA-Zµ.]+$", example = "1h")]
     overlap: Option<String>,
 }
 
@@ -284,17 +283,11 @@ pub(super) async fn exchange(
             "give an enrollment token: `Authorization: Bearer rb_…`",
         ));
     };
-    if let Some(wait) = admin.failures.exchange_blocked(peer) {
-        return Err(TokenError::Refused(Refusal::Throttled(wait)).into());
-    }
     let wish = draft::exchange(new).map_err(Problem::of_fields)?;
     // One that is no text is no token, and is refused as such.
     let presented = String::from_utf8_lossy(presented);
-    let issued = admin.lifecycle.exchange_token(&presented, wish, peer).await;
-    if matches!(issued, Err(TokenError::Refused(Refusal::Token))) {
-        admin.failures.exchange_failed(peer);
-    }
-    Ok((StatusCode::CREATED, Secret(IssuedToken::of(&issued?))).into_response())
+    let issued = admin.lifecycle.exchange_token(&presented, wish, peer).await?;
+    Ok((StatusCode::CREATED, Secret(IssuedToken::of(&issued))).into_response())
 }
 
 /// An answer that nobody on the way may keep.

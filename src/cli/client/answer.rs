@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::super::Failure;
 use super::super::show::plain;
 use super::Way;
-use crate::admin::problem::{AMBIGUOUS_RUNNER, Problem, UNKNOWN_RUNNER};
+use crate::admin::problem::{AMBIGUOUS_RUNNER, Problem, UNKNOWN_RUNNER, UNKNOWN_TOKEN};
 
 /// The JSON of a good answer; all else is a failure that says what to do.
 pub(super) fn read<T: DeserializeOwned>(answer: Response<Bytes>, way: &Way) -> Result<T, Failure> {
@@ -41,7 +41,7 @@ fn refused(status: StatusCode, problem: &Problem, way: &Way) -> Failure {
         _ if problem.is(UNKNOWN_RUNNER) || problem.is(AMBIGUOUS_RUNNER) => {
             format!("{detail}; see `runner-broker runner list`")
         }
-        _ if problem.is("unknown-token") => format!("{detail}; see `runner-broker token list`"),
+        _ if problem.is(UNKNOWN_TOKEN) => format!("{detail}; see `runner-broker token list`"),
         _ => detail,
     };
     Failure::new(code(status), message)
