@@ -3,7 +3,7 @@
 
 mod api;
 mod auth;
-mod draft;
+pub mod draft;
 mod health;
 mod hints;
 mod page;

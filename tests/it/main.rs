@@ -28,6 +28,8 @@ mod signals;
 mod streaming;
 mod support;
 mod tasks;
+mod token_faults;
+mod token_races;
 mod tokens;
 mod upstream_tls;
 mod wire;
