@@ -40,6 +40,8 @@ impl Lifecycle {
 
     /// Writes down what waits; what cannot be written waits on.
     pub(super) async fn write_events(&self) -> Result<(), StoreError> {
+        // One at a time: whoever comes later finds in the store what an earlier one has taken.
+        let _writing = self.writing_events.lock().await;
         let lock = || self.pending_events.lock().unwrap_or_else(PoisonError::into_inner);
         let events = std::mem::take(&mut *lock());
         if events.is_empty() {

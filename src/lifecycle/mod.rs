@@ -106,6 +106,8 @@ pub struct Lifecycle {
     /// Who presented wrong enrollment tokens.
     limiter: Mutex<Limiter>,
     pending_events: Mutex<Vec<Event>>,
+    /// Held by whoever writes them down.
+    writing_events: tokio::sync::Mutex<()>,
     /// Events written since the last time that old ones were forgotten.
     since_pruned: AtomicUsize,
     /// What the last probe of the API token found.
@@ -143,6 +145,7 @@ impl Lifecycle {
             draining: AtomicBool::new(false),
             limiter: Mutex::new(Limiter::new(30, Duration::from_secs(1), 4096)),
             pending_events: Mutex::default(),
+            writing_events: tokio::sync::Mutex::default(),
             since_pruned: AtomicUsize::new(0),
             token_valid: Mutex::default(),
             writable: tokio::sync::Mutex::default(),

@@ -255,10 +255,15 @@ impl Lifecycle {
         self.enrollment.joined(&record.parent_id);
         let live = self.roster.insert(record);
         place.used(registered_at);
+        // Whoever deregisters it waits until its file is there to be removed.
+        let fate = live.fate.lock().await;
         if let Err(error) = self.revoke_landed(&live).await {
             error!(%error, id = credentials.id, "the store did not take that a runner is to go");
         }
-        self.write_file(&live).await;
+        if self.roster.get(live.record_id).is_some() {
+            self.write_file(&live).await;
+        }
+        drop(fate);
         fault::point("file-written");
         info!(
             runner = intent.key.name,

@@ -14,6 +14,7 @@ use crate::broker::policy::{self, Refusal};
 use crate::broker::secret::{compose, digest, new_id, new_secret};
 use crate::broker::token::{Draft, Kind, Origin, Policy, State, Token};
 use crate::broker::{Event, What};
+use crate::fault;
 use crate::store::StoreError;
 
 /// How long a child may be used, where its holder does not say.
@@ -163,7 +164,8 @@ impl Lifecycle {
             return Err(TokenError::Invalid(vec![("scope", text)]));
         }
         let _changing = self.enrollment.changing.lock().await;
-        if self.tokens().len() >= MAX_TOKENS {
+        let all = self.tokens();
+        if all.iter().filter(|one| one.token.origin == Origin::Created).count() >= MAX_TOKENS {
             return Err(TokenError::Conflict(format!(
                 "there are {MAX_TOKENS} tokens already: delete some that are not needed any more"
             )));
@@ -297,6 +299,7 @@ impl Lifecycle {
         let mut event = by.event(What::TokenDeleted, id);
         event.detail = cascade_detail(cascade, now.live_runners);
         self.store.delete_token(now.token.clone(), event.clone()).await?;
+        fault::point("token-deleted");
         self.enrollment.put(now.token.clone());
         self.enrollment.end_secrets(id, SystemTime::UNIX_EPOCH);
         drop(changing);
@@ -342,13 +345,14 @@ impl Lifecycle {
             .enrollment
             .still(&identified, now)
             .and_then(|()| self.enrollment.exchanges(&parent_id, peer, &scope))
-            .and_then(|parent| policy::labels_allowed([&parent], &wish.labels).map(|()| parent))
             .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
         let unused = self.enrollment.unused_children(&parent_id);
         if unused >= MAX_UNUSED_CHILDREN {
             return Err(TokenError::TooMany(unused));
         }
         let draft = child(&parent, wish, now)?;
+        policy::labels_allowed([&parent], &draft.policy.labels)
+            .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
         let by = By { actor: format!("token:{parent_id}"), peer: Some(peer) };
         let token = Token {
             id: self.free_id(),
