@@ -137,6 +137,12 @@ impl Enrollment {
         self.lock().chain(id).any(Token::revokes)
     }
 
+    /// Whether a token is this one, or was exchanged for it.
+    #[must_use]
+    pub fn is_of(&self, id: &str, ancestor: &str) -> bool {
+        self.lock().chain(id).any(|token| token.id == ancestor)
+    }
+
     /// A place for one runner more. Where all that are left are taken by registrations without a result,
     /// it waits for those.
     ///
@@ -341,6 +347,14 @@ impl Reservation {
     #[must_use]
     pub fn token_ids(&self) -> &[String] {
         &self.ids
+    }
+
+    /// Whether the limits, which may have become narrower, still leave room for all places that are taken.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        let inner = self.enrollment.lock();
+        let mut entries = self.ids.iter().filter_map(|id| inner.tokens.get(id));
+        entries.all(|entry| policy::fits(&entry.token, entry.live, entry.running))
     }
 
     /// The runner is registered, and the store has counted it.

@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
 pub use enrollment::{Enrollment, Identified};
+pub(crate) use random::random;
 pub use register::{Registration, draining};
 pub use roster::{Live, Roster};
 pub use tokens::{By, Exchange, Issued, TokenError, TokenNow};

@@ -11,7 +11,7 @@ use super::Lifecycle;
 use super::audit::tell;
 use super::random::random_bytes;
 use crate::broker::policy::{self, Refusal};
-use crate::broker::secret::{compose, digest, new_id, new_secret};
+use crate::broker::secret::{Presented, compose, digest, new_id, new_secret};
 use crate::broker::token::{Draft, Kind, Origin, Policy, State, Token};
 use crate::broker::{Event, What};
 use crate::fault;
@@ -77,7 +77,7 @@ pub struct Exchange {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// There is none of this id.
-    #[error("no enrollment token has the id {0:?}")]
+    #[error("no enrollment token has the id {0:?}; it is the middle part of rb_<id>_<secret>")]
     Unknown(String),
     /// It is the settings' to change.
     #[error(
@@ -147,7 +147,7 @@ impl Lifecycle {
         self.enrollment
             .get(id)
             .filter(|token| token.state != State::Deleted)
-            .ok_or_else(|| TokenError::Unknown(id.to_owned()))
+            .ok_or_else(|| TokenError::Unknown(without_secret(id)))
     }
 
     /// Makes one.
@@ -328,7 +328,6 @@ impl Lifecycle {
                 detail: refusal.to_string(),
                 ..Event::now("runner", What::ExchangeRefused)
             };
-            tell(&event);
             self.note_event(event);
             TokenError::Refused(refusal)
         };
@@ -457,6 +456,14 @@ fn child(parent: &Token, wish: Exchange, now: SystemTime) -> Result<Draft, Token
     };
     draft.check(now).map_err(TokenError::Invalid)?;
     Ok(draft)
+}
+
+/// Someone may have given the whole token where its id was asked for: its secret is not told back.
+fn without_secret(id: &str) -> String {
+    match Presented::of(id).id {
+        Some(id) => format!("rb_{id}_(hidden)"),
+        None => id.to_owned(),
+    }
 }
 
 fn cascade_detail(cascade: bool, live: usize) -> String {

@@ -8,6 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::broker::secrets_match;
+use crate::lifecycle::random;
 
 /// However busy it is, a session ends after this.
 const LIFE: Duration = Duration::from_secs(12 * 60 * 60);
@@ -51,9 +52,9 @@ pub(super) struct Found {
 impl Sessions {
     /// Opens a session for who showed `admin_token`. Returns its secret, for the cookie.
     pub(super) fn open(&self, admin_token: &SecretString, now: Instant) -> SecretString {
-        let secret = random();
+        let secret = secret_text();
         let session = Session {
-            csrf: random(),
+            csrf: secret_text(),
             opened_with: digest_of(admin_token.expose_secret()),
             opened: now,
             asked: now,
@@ -99,7 +100,7 @@ impl Sessions {
 
     /// Id of a form that can be sent once.
     pub(super) fn new_form(&self, key: &Key) -> String {
-        let id = random();
+        let id = secret_text();
         if let Some(session) = self.lock().get_mut(key) {
             if session.forms.len() >= MOST_FORMS {
                 session.forms.pop_front();
@@ -142,11 +143,8 @@ fn digest_of(text: &str) -> Key {
 }
 
 /// 256 random bits in hexadecimal.
-fn random() -> String {
-    let mut bytes = [0; 32];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .expect("the kernel gives 32 random bytes at once");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn secret_text() -> String {
+    random::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::layout::{self, Frame};
 use super::shown::{EventRow, RunnerRow, TokenRow, count};
 use super::visit::{Sent, Visit};
 use crate::admin::problem::Problem;
-use crate::lifecycle::{Lifecycle, Live, TokenError, TokenNow};
+use crate::lifecycle::{TokenError, TokenNow};
 use crate::store::EventFilter;
 
 /// So many events are on a token's page; the rest is one link away.
@@ -73,7 +73,8 @@ pub(super) async fn show(visit: Visit, id: Id) -> Response {
         Ok(token) => TokenRow::of(&token),
         Err(error) => return visit.problem(error),
     };
-    let runners = RunnerRow::all(lifecycle, |live| came_by(lifecycle, live, &token.id));
+    let runners =
+        RunnerRow::all(lifecycle, |live| lifecycle.enrollment.is_of(&live.parent_id, &token.id));
     layout::page(StatusCode::OK, &TokenPage { frame: visit.frame("tokens"), row, runners, events })
 }
 
@@ -179,12 +180,6 @@ fn changed_to(visit: &Visit, changed: Result<TokenNow, TokenError>, notice: &str
         Ok(now) => visit.done(notice, &format!("tokens/{}", now.token.id)),
         Err(error) => visit.problem(error),
     }
-}
-
-/// Whether a runner came by a token, or by one that was exchanged for it.
-fn came_by(lifecycle: &Lifecycle, live: &Live, id: &str) -> bool {
-    let parent = |id: &String| lifecycle.enrollment.get(id)?.token.parent_id;
-    std::iter::successors(Some(live.record().parent_id), parent).any(|ancestor| ancestor == id)
 }
 
 fn find(visit: &Visit, id: Id) -> Result<TokenNow, Problem> {
