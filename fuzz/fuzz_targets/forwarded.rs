@@ -19,7 +19,8 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(client, client.to_canonical());
 
     // What a header says is told here by asking for it alone, from a peer that is trusted.
-    let alone = |entry| client_address(PEERS[0].parse().expect("one"), [entry].into_iter(), &trusted);
+    let alone =
+        |entry| client_address(PEERS[0].parse().expect("one"), [entry].into_iter(), &trusted);
     let entries: Vec<&str> = text.lines().flat_map(|line| line.split(',')).collect();
     let mut reached = vec![peer.to_canonical()];
     for entry in entries.iter().rev() {
