@@ -14,7 +14,7 @@ test:
 # Format and lints, as CI asks for them
 lint:
     cargo fmt --check
-    cargo clippy --all-targets --features e2e -- -D warnings
+    cargo clippy --all-targets --features e2e,browser -- -D warnings
 
 # The crate's pages, with every warning an error
 docs:
@@ -23,6 +23,14 @@ docs:
 # The whole life with a real Gitea and a real runner; needs GITEA_BIN and GITEA_RUNNER_BIN
 e2e:
     cargo test --features e2e --test e2e
+
+# The token page in a headless Chromium; needs chromium and chromedriver
+browser:
+    cargo test --features browser --test browser
+
+# The admin API with requests made from its own description; needs python3-venv and jq
+schemathesis:
+    .ci/run build secrets schemathesis
 
 # One fuzz target, for a minute unless told otherwise; needs a nightly compiler and cargo-fuzz
 fuzz target seconds="60":

@@ -219,6 +219,7 @@ impl App {
             ("listen.runners", new.listen.runners != old.listen.runners),
             ("admin.listen", new.admin.listen != old.admin.listen),
             ("admin.socket", new.admin.socket != old.admin.socket),
+            ("admin.public_url", new.admin.public_url != old.admin.public_url),
             ("gitea.url", new.gitea.url != old.gitea.url),
             ("gitea.scope", new.gitea.scope != old.gitea.scope),
             ("gitea.ca_file", new.gitea.ca_file != old.gitea.ca_file),
@@ -242,6 +243,7 @@ impl App {
         let admin = crate::config::Admin {
             listen: old.admin.listen,
             socket: old.admin.socket.clone(),
+            public_url: old.admin.public_url.clone(),
             ..new.admin
         };
         let store = crate::config::Store { path: old.store.path.clone(), ..new.store };

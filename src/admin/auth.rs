@@ -24,6 +24,7 @@ use crate::lifecycle::By;
 
 /// Longest name of a user that is taken over from a proxy, in characters.
 const MAX_USER: usize = 64;
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Who calls. In the extensions of each request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Client {
             return Self { addr: Some(peer.to_canonical()), user: None };
         }
         Self {
-            addr: Some(client_address(peer, headers, trusted)),
+            addr: Some(client_address(peer, headers.get_all(FORWARDED_FOR).iter(), trusted)),
             user: settings.user_header.as_ref().and_then(|header| user(headers, header)),
         }
     }
@@ -138,7 +139,6 @@ pub(super) fn check_token(admin: &Admin, client: &Client, presented: &[u8]) -> R
         }
         failures.failed(peer, now);
     }
-    tracing::warn!(%peer, user = client.user, "a wrong admin token was presented");
     let mut event = Event::now("admin", What::AdminRefused);
     event.peer = Some(peer);
     event.detail = match &client.user {
@@ -199,7 +199,6 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
-    use crate::broker::forwarded::FORWARDED_FOR;
 
     const USER: HeaderName = HeaderName::from_static("x-webauth-user");
 

@@ -18,11 +18,7 @@ const LAST_SECOND: u64 = 253_402_300_799;
 ///
 /// # Errors
 /// The fields, each with a sentence on what would be right.
-pub(super) fn draft(
-    new: NewToken,
-    served: &Scope,
-    now: SystemTime,
-) -> Result<Draft, Vec<FieldError>> {
+pub fn draft(new: NewToken, served: &Scope, now: SystemTime) -> Result<Draft, Vec<FieldError>> {
     let mut wrong = Wrong::default();
     let kind = new.kind.as_deref().map(str::parse::<Kind>);
     let scope = new.scope.map(|scope| match scope.parse::<Scope>() {
@@ -66,7 +62,7 @@ pub(super) fn draft(
 ///
 /// # Errors
 /// The fields, each with a sentence on what would be right.
-pub(super) fn exchange(new: NewChild) -> Result<Exchange, Vec<FieldError>> {
+pub fn exchange(new: NewChild) -> Result<Exchange, Vec<FieldError>> {
     let mut wrong = Wrong::default();
     let ttl = new.ttl.as_deref().map(Duration::parse).transpose();
     let wish = Exchange {

@@ -1,10 +1,12 @@
-//! The admin listener and the Unix socket: metrics, health and the admin API on both.
+//! The admin listener and the Unix socket: metrics, health and the admin API on both, and the token page
+//! on the listener.
 
 mod api;
 mod auth;
-mod draft;
+pub mod draft;
 mod health;
 mod hints;
+mod page;
 pub mod problem;
 mod serve;
 pub mod view;
@@ -45,16 +47,16 @@ pub struct Admin {
 /// Serves everything over TCP until `stop`: metrics and health to everyone who is let in, the rest to who
 /// shows the admin token.
 pub async fn serve_tcp(listener: TcpListener, admin: Admin, stop: CancellationToken) {
-    serve::serve(listener, router(admin), stop).await;
+    serve::serve(listener, router(admin.clone(), page::router(admin)), stop).await;
 }
 
 /// Serves everything on the Unix socket, whose mode is the authorization, until `stop`.
 pub async fn serve_unix(listener: UnixListener, admin: Admin, stop: CancellationToken) {
-    serve::serve(listener, router(admin), stop).await;
+    serve::serve(listener, router(admin, Router::new()), stop).await;
 }
 
-/// The same on both: the client's address tells them apart.
-fn router(admin: Admin) -> Router {
+/// The same on both, but for the page: the client's address tells them apart.
+fn router(admin: Admin, page: Router<Admin>) -> Router {
     let open = Router::new()
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
@@ -65,7 +67,10 @@ fn router(admin: Admin) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)
         .layer(from_fn_with_state(admin.clone(), auth::require_admin));
-    open.merge(closed).layer(from_fn_with_state(admin.clone(), auth::identify)).with_state(admin)
+    open.merge(page)
+        .merge(closed)
+        .layer(from_fn_with_state(admin.clone(), auth::identify))
+        .with_state(admin)
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {

@@ -2,22 +2,22 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use hyper::header::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-/// The header in which proxies tell whom they call for.
-pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// The address of the client behind the proxies that are trusted, by `X-Forwarded-For`: each proxy adds
-/// at the end the address that called it.
+/// The address of the client behind the proxies that are trusted. `forwarded` are the values of
+/// `X-Forwarded-For`, line by line; each proxy adds at the end the address that called it.
 ///
 /// Read from the end: the first address that is no trusted proxy's is the client's, and what stands
 /// before it may be the client's own invention, and no text at all. What is no address ends the reading
 /// at the last good one.
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub fn client_address<'a, Line: AsRef<[u8]> + ?Sized + 'a>(
+    peer: IpAddr,
+    forwarded: impl Iterator<Item = &'a Line>,
+    trusted: &[IpNet],
+) -> IpAddr {
+    let lines: Vec<&[u8]> = forwarded.map(AsRef::as_ref).collect();
+    let mut entries = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     let mut client = peer.to_canonical();
-    let lines = headers.get_all(FORWARDED_FOR).iter().rev();
-    let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     while is_within(client, trusted) {
         let Some(address) = entries.next().and_then(address) else { break };
         client = address;
@@ -44,16 +44,13 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn client(peer: &str, lines: &[impl AsRef<[u8]>]) -> String {
+    fn client<Line: AsRef<[u8]> + ?Sized>(peer: &str, lines: &[&Line]) -> String {
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        let value = |line| HeaderValue::from_bytes(line).unwrap();
-        let headers = lines.iter().map(|line| (FORWARDED_FOR, value(line.as_ref()))).collect();
-        client_address(peer.parse().unwrap(), &headers, &trusted).to_string()
+        client_address(peer.parse().unwrap(), lines.iter().copied(), &trusted).to_string()
     }
 
     #[test]
@@ -61,7 +58,7 @@ mod tests {
         assert_eq!(client("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
         assert_eq!(client("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
         assert_eq!(client("::ffff:10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
-        assert_eq!(client("10.0.0.1", &[""]), "10.0.0.1");
+        assert_eq!(client::<str>("10.0.0.1", &[]), "10.0.0.1");
     }
 
     #[test]
@@ -112,10 +109,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_comes_before_the_client_matters(before in "\\PC{0,60}") {
+        fn nothing_that_comes_before_the_client_matters(before in "[^\\r\\n]{0,60}") {
             let line = format!("{before},198.51.100.7");
             prop_assert_eq!(client("10.0.0.1", &[&line]), "198.51.100.7");
-            prop_assert_eq!(client("10.0.0.1", &[before.as_str(), "198.51.100.7"]), "198.51.100.7");
+            prop_assert_eq!(client("10.0.0.1", &[&*before, "198.51.100.7"]), "198.51.100.7");
         }
     }
 }

@@ -119,7 +119,8 @@ pub fn request(request: &RegisterRequest) -> Result<(), Refusal> {
             "the runner has no name; set GITEA_RUNNER_NAME (or --name)".into(),
         ));
     }
-    if request.name.len() > 4 * MAX_TEXT || request.name.contains(char::is_control) {
+    // A longer one Gitea would cut, and then it may be another than its token allows.
+    if request.name.chars().count() > MAX_TEXT || request.name.contains(char::is_control) {
         return Err(Refusal::Request(
             "the runner's name is too long or has control characters; choose a plain name of up to \
              255 characters"
@@ -251,6 +252,15 @@ pub fn labels(labels: &[String]) -> Result<(), Refusal> {
         )));
     }
     Ok(())
+}
+
+/// Whether the limits leave room for all `running` registrations. They do where each had [`room`] when it
+/// began, unless the limits have become narrower since.
+#[must_use]
+pub fn fits(token: &Token, live: usize, running: usize) -> bool {
+    let (live, running) = (live as u64, running as u64);
+    token.uses_allowed().is_none_or(|allowed| token.uses + running <= allowed)
+        && token.policy.max_runners.is_none_or(|allowed| live + running <= u64::from(allowed))
 }
 
 #[cfg(test)]

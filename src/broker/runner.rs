@@ -103,6 +103,8 @@ pub enum Reason {
     Admin,
     /// Its enrollment token was disabled or deleted together with its runners.
     Revoked,
+    /// It was ephemeral, and Gitea removed it after its one task.
+    Ephemeral,
     /// The broker shut down.
     Shutdown,
     /// The registration could not be kept.
@@ -113,8 +115,15 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for metrics and for reading the store.
-    pub const ALL: [Self; 6] =
-        [Self::Runner, Self::Admin, Self::Revoked, Self::Shutdown, Self::Rollback, Self::Orphan];
+    pub const ALL: [Self; 7] = [
+        Self::Runner,
+        Self::Admin,
+        Self::Revoked,
+        Self::Ephemeral,
+        Self::Shutdown,
+        Self::Rollback,
+        Self::Orphan,
+    ];
 
     /// The word for it in the store, in metrics and in the log.
     #[must_use]
@@ -123,6 +132,7 @@ impl Reason {
             Self::Runner => "runner",
             Self::Admin => "admin",
             Self::Revoked => "revoked",
+            Self::Ephemeral => "ephemeral",
             Self::Shutdown => "shutdown",
             Self::Rollback => "rollback",
             Self::Orphan => "orphan",

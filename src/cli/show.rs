@@ -15,7 +15,8 @@ pub(super) fn columns<const N: usize>(header: [&str; N]) -> Table {
     table.column_iter_mut().for_each(|column| {
         column.set_padding((0, 2));
     });
-    if io::stdout().is_terminal() {
+    // Some terminals do not know their width, and say 0.
+    if io::stdout().is_terminal() && table.width().is_some_and(|width| width > 0) {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table

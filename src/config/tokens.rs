@@ -173,7 +173,10 @@ impl Setting for Name {
         let good = (1..=64).contains(&text.len())
             && text.bytes().all(inner)
             && text.starts_with(|c: char| c.is_ascii_alphanumeric());
-        if text == SETTINGS_TOKEN {
+        if text == "new" {
+            // The token page has its form there.
+            Err(format!("{text:?} is no name for a token: give another one, {EXAMPLE}"))
+        } else if text == SETTINGS_TOKEN {
             Err(format!("{text:?} is the name of enrollment.token: give another one, {EXAMPLE}"))
         } else if good {
             Ok(Self(text.into()))
@@ -225,6 +228,7 @@ mod tests {
         let long = "x".repeat(65);
         refuses::<Name>(&["", "A", "-a", ".a", "_", "a b", "a/b", "\u{e9}", &long], "is no name");
         refuses::<Name>(&["settings"], "is the name of enrollment.token");
+        refuses::<Name>(&["new"], "is no name for a token");
     }
 
     #[test]

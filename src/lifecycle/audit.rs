@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::Lifecycle;
-use crate::broker::Event;
+use crate::broker::{Event, What};
 use crate::store::{EventFilter, StoreError};
 
 /// Most events that wait for the next batch: whoever knocks faster than that is in the log alone.
@@ -20,6 +20,10 @@ const PRUNE_AFTER: usize = 20_000;
 impl Lifecycle {
     /// Notes an event that changes nothing else; it is written with the next batch.
     pub fn note_event(&self, event: Event) {
+        // The others have a line of their own, which tells more.
+        if matches!(event.what, What::AdminSignedIn | What::AdminRefused | What::ExchangeRefused) {
+            tell(&event);
+        }
         let mut pending = self.pending_events.lock().unwrap_or_else(PoisonError::into_inner);
         match pending.len() {
             MAX_PENDING => {
@@ -40,6 +44,8 @@ impl Lifecycle {
 
     /// Writes down what waits; what cannot be written waits on.
     pub(super) async fn write_events(&self) -> Result<(), StoreError> {
+        // One at a time: whoever comes later finds in the store what an earlier one has taken.
+        let _writing = self.writing_events.lock().await;
         let lock = || self.pending_events.lock().unwrap_or_else(PoisonError::into_inner);
         let events = std::mem::take(&mut *lock());
         if events.is_empty() {

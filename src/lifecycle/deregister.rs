@@ -188,6 +188,12 @@ impl Lifecycle {
                 return Err(error);
             }
         };
+        self.end(live, reason, by).await?;
+        Ok(Some(deleted))
+    }
+
+    /// It is gone from Gitea: ends its record.
+    async fn end(&self, live: &Live, reason: Reason, by: By) -> Result<(), StoreError> {
         // Before the record ends, so that no crash leaves a file that nobody removes.
         self.remove_file(live).await;
         let state = RecordState::Ended(reason);
@@ -205,7 +211,26 @@ impl Lifecycle {
         self.roster.remove(live);
         self.enrollment.left(&live.parent_id);
         self.has_moved();
-        Ok(Some(deleted))
+        Ok(())
+    }
+
+    /// An ephemeral runner has done its one task, and Gitea removes it by itself: ends its record once its
+    /// credentials are good for nothing any more. Where that cannot be told, the record stays.
+    pub fn ephemeral_done(self: &Arc<Self>, live: &Arc<Live>) {
+        let this = Arc::clone(self);
+        let live = Arc::clone(live);
+        self.running.spawn(async move {
+            let _fate = live.fate.lock().await;
+            if matches!(live.state(), RecordState::Ended(_))
+                || !matches!(this.prove(&live).await, Ok(Proof::Unregistered))
+            {
+                return;
+            }
+            let reason = Reason::Ephemeral;
+            let ended = this.end(&live, reason, By::broker()).await;
+            let result = ended.map(|()| Some(Outcome::AlreadyGone)).map_err(DeregisterError::from);
+            this.tell(&live, reason, &result);
+        });
     }
 
     /// Until then Gitea may have given the runner a task that nobody knows of. No further poll gets through.

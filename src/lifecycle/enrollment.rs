@@ -137,6 +137,12 @@ impl Enrollment {
         self.lock().chain(id).any(Token::revokes)
     }
 
+    /// Whether a token is this one, or was exchanged for it.
+    #[must_use]
+    pub fn is_of(&self, id: &str, ancestor: &str) -> bool {
+        self.lock().chain(id).any(|token| token.id == ancestor)
+    }
+
     /// A place for one runner more. Where all that are left are taken by registrations without a result,
     /// it waits for those.
     ///
@@ -211,14 +217,6 @@ impl Enrollment {
     pub fn get(&self, id: &str) -> Option<TokenNow> {
         let inner = self.lock();
         inner.tokens.get(id).map(|entry| inner.shown(entry, SystemTime::now()))
-    }
-
-    /// How many admins have made and not deleted.
-    #[must_use]
-    pub fn created(&self) -> usize {
-        let inner = self.lock();
-        let tokens = inner.tokens.values().map(|entry| &entry.token);
-        tokens.filter(|token| token.origin == Origin::Created && token.deleted_at.is_none()).count()
     }
 
     /// How many children of a token still wait for their runner.
@@ -351,6 +349,14 @@ impl Reservation {
         &self.ids
     }
 
+    /// Whether the limits, which may have become narrower, still leave room for all places that are taken.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        let inner = self.enrollment.lock();
+        let mut entries = self.ids.iter().filter_map(|id| inner.tokens.get(id));
+        entries.all(|entry| policy::fits(&entry.token, entry.live, entry.running))
+    }
+
     /// The runner is registered, and the store has counted it.
     pub fn used(self, at: SystemTime) {
         let mut inner = self.enrollment.lock();
@@ -371,44 +377,5 @@ impl Drop for Reservation {
         }
         drop(inner);
         self.enrollment.moved.notify_waiters();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::broker::token::Policy;
-
-    fn token(id: &str, origin: Origin) -> Token {
-        Token {
-            id: id.into(),
-            kind: Kind::Reusable,
-            origin,
-            active: true,
-            cascade: false,
-            deleted_at: None,
-            parent_id: None,
-            description: String::new(),
-            policy: Policy::of_scope(Scope::Instance),
-            created_at: SystemTime::UNIX_EPOCH,
-            created_by: "socket".into(),
-            last_used_at: None,
-            uses: 0,
-        }
-    }
-
-    /// Else holders of a token could leave the admins no place for another.
-    #[test]
-    fn only_what_admins_made_takes_their_places() {
-        let enrollment = Enrollment::default();
-        enrollment.put(token("Made", Origin::Created));
-        enrollment.put(token("settings", Origin::Declared));
-        for i in 0..10 {
-            enrollment.put(token(&format!("Child{i}"), Origin::Exchanged));
-        }
-        let deleted_at = Some(SystemTime::UNIX_EPOCH);
-        enrollment.put(Token { deleted_at, ..token("Deleted", Origin::Created) });
-        assert_eq!(enrollment.all().len(), 13);
-        assert_eq!(enrollment.created(), 1);
     }
 }

@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use super::Lifecycle;
-use super::audit::tell;
 use super::tokens::{By, Issued, TokenError};
 use crate::broker::policy::{self, Refusal};
 use crate::broker::token::{Draft, Kind, Policy, Token};
@@ -53,7 +52,6 @@ impl Lifecycle {
                 detail: refusal.to_string(),
                 ..Event::now("runner", What::ExchangeRefused)
             };
-            tell(&event);
             self.note_event(event);
             TokenError::Refused(refusal)
         };

@@ -30,6 +30,7 @@ pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
 pub use enrollment::{Enrollment, Identified};
 pub use exchange::Exchange;
+pub(crate) use random::random;
 pub use register::{Registration, draining};
 pub use roster::{Live, Roster};
 pub use tokens::{By, Issued, TokenError, TokenNow};
@@ -108,6 +109,8 @@ pub struct Lifecycle {
     /// Who presented wrong enrollment tokens.
     limiter: Mutex<Limiter>,
     pending_events: Mutex<Vec<Event>>,
+    /// Held by whoever writes them down.
+    writing_events: tokio::sync::Mutex<()>,
     /// Events written since the last time that old ones were forgotten.
     since_pruned: AtomicUsize,
     /// What the last probe of the API token found.
@@ -145,6 +148,7 @@ impl Lifecycle {
             draining: AtomicBool::new(false),
             limiter: Mutex::default(),
             pending_events: Mutex::default(),
+            writing_events: tokio::sync::Mutex::default(),
             since_pruned: AtomicUsize::new(0),
             token_valid: Mutex::default(),
             writable: tokio::sync::Mutex::default(),

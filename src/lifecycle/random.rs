@@ -4,7 +4,7 @@
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// An array of them.
-pub(super) fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom(&mut bytes, GetRandomFlags::empty())
         .expect("the kernel gives up to 256 random bytes at once");

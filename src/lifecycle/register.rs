@@ -15,7 +15,7 @@ use super::desk::{Answer, Delivery, Entry, Landed};
 use super::enrollment::{Identified, Reservation};
 use super::random::random;
 use crate::broker::policy::Asks;
-use crate::broker::{Credentials, Event, Intent, Key, RecordId, What};
+use crate::broker::{Credentials, Event, Intent, Key, RecordId, RecordState, What};
 use crate::config::Scope;
 use crate::connect::{Code, ConnectError, splice};
 use crate::fault;
@@ -149,16 +149,22 @@ impl Lifecycle {
         let asks =
             Asks { name: &key.name, labels: &key.labels, ephemeral: key.ephemeral, peer: key.peer };
         let turn = async {
-            let place = self.enrollment.reserve(&key.parent_id, asks, scope).await;
-            (place, self.slots.acquire().await)
+            loop {
+                let place = self.enrollment.reserve(&key.parent_id, asks, scope).await?;
+                let slot = self.slots.acquire().await;
+                // While it waited for that, its token may have become one that admits fewer.
+                if place.fits() {
+                    return Ok((place, slot));
+                }
+            }
         };
-        let Ok((place, _slot)) = timeout(TURN_LIMIT, turn).await else {
+        let Ok(turn) = timeout(TURN_LIMIT, turn).await else {
             self.metrics.rejection(Rejection::Overload);
             warn!(runner = key.name, "registration refused: its turn did not come; is Gitea slow?");
             return Err(Failed::Other(Outcome::Rejected, overloaded()));
         };
-        let place = place.map_err(refuse)?;
-        // While it waited, its token may have been switched off, or got another secret.
+        let (place, _slot) = turn.map_err(refuse)?;
+        // Or it may have been switched off, or have another secret.
         let still = self.enrollment.still(&token, SystemTime::now());
         still
             .and_then(|()| self.enrollment.allows(&key.parent_id, &asks, scope))
@@ -255,8 +261,13 @@ impl Lifecycle {
         self.enrollment.joined(&record.parent_id);
         let live = self.roster.insert(record);
         place.used(registered_at);
+        // Whoever deregisters it waits until its file is there to be removed.
+        let fate = live.fate.lock().await;
         self.revoke_landed(&live).await;
-        self.write_file(&live).await;
+        if !matches!(live.state(), RecordState::Ended(_)) {
+            self.write_file(&live).await;
+        }
+        drop(fate);
         fault::point("file-written");
         info!(
             runner = intent.key.name,

@@ -18,6 +18,8 @@ pub struct Live {
     pub scope: Scope,
     /// Id of the enrollment token that it came by.
     pub parent_id: String,
+    /// Whether Gitea removes it after one task.
+    pub ephemeral: bool,
     /// What it shows.
     pub presented: Credentials,
     /// What Gitea knows.
@@ -44,6 +46,7 @@ impl Live {
             record_id: record.record_id,
             scope: record.scope.clone(),
             parent_id: record.parent_id.clone(),
+            ephemeral: record.ephemeral,
             presented: record.presented.clone(),
             upstream: record.upstream.clone(),
             fate: tokio::sync::Mutex::new(()),

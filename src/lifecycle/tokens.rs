@@ -11,9 +11,10 @@ use super::Lifecycle;
 use super::audit::tell;
 use super::random::random_bytes;
 use crate::broker::policy::Refusal;
-use crate::broker::secret::{compose, digest, new_id, new_secret};
+use crate::broker::secret::{Presented, compose, digest, new_id, new_secret};
 use crate::broker::token::{Draft, Kind, Origin, State, Token};
 use crate::broker::{Event, What};
+use crate::fault;
 use crate::store::StoreError;
 
 /// Most tokens that admins make.
@@ -54,7 +55,7 @@ pub struct Issued {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// There is none of this id.
-    #[error("no enrollment token has the id {0:?}")]
+    #[error("no enrollment token has the id {0:?}; it is the middle part of rb_<id>_<secret>")]
     Unknown(String),
     /// It is the settings' to change.
     #[error(
@@ -124,7 +125,7 @@ impl Lifecycle {
         self.enrollment
             .get(id)
             .filter(|token| token.state != State::Deleted)
-            .ok_or_else(|| TokenError::Unknown(id.to_owned()))
+            .ok_or_else(|| TokenError::Unknown(without_secret(id)))
     }
 
     /// Makes one.
@@ -141,7 +142,8 @@ impl Lifecycle {
             return Err(TokenError::Invalid(vec![("scope", text)]));
         }
         let _changing = self.enrollment.changing.lock().await;
-        if self.enrollment.created() >= MAX_TOKENS {
+        let all = self.tokens();
+        if all.iter().filter(|one| one.token.origin == Origin::Created).count() >= MAX_TOKENS {
             return Err(TokenError::Conflict(format!(
                 "there are {MAX_TOKENS} tokens already: delete some that are not needed any more"
             )));
@@ -256,6 +258,7 @@ impl Lifecycle {
         let mut event = by.event(What::TokenDeleted, id);
         event.detail = cascade_detail(cascade, now.live_runners);
         self.store.delete_token(now.token.clone(), event.clone()).await?;
+        fault::point("token-deleted");
         self.enrollment.put(now.token.clone());
         self.enrollment.end_secrets(id, SystemTime::UNIX_EPOCH);
         drop(changing);
@@ -345,6 +348,14 @@ impl Lifecycle {
                 return id;
             }
         }
+    }
+}
+
+/// Someone may have given the whole token where its id was asked for: its secret is not told back.
+fn without_secret(id: &str) -> String {
+    match Presented::of(id).id {
+        Some(id) => format!("rb_{id}_(hidden)"),
+        None => id.to_owned(),
     }
 }
 

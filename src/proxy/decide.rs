@@ -134,7 +134,7 @@ impl Proxy {
     /// Where a call comes from, as far as a trusted proxy tells.
     fn peer(&self, connection: &Connection, headers: &HeaderMap) -> IpAddr {
         let trusted = &self.lifecycle.settings.load().listen.trusted_proxies;
-        client_address(connection.peer.ip(), headers, trusted)
+        client_address(connection.peer.ip(), headers.get_all("x-forwarded-for").iter(), trusted)
     }
 
     /// Gitea decides whose Declare it is; the broker looks at the labels and remembers them.

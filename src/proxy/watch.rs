@@ -94,6 +94,8 @@ impl Watch {
                         // It was only waited for that.
                         if live.is_deregistering() {
                             lifecycle.settle_soon();
+                        } else if live.ephemeral {
+                            lifecycle.ephemeral_done(live);
                         }
                     }
                     // Its task may be one from before a crash of the broker.

@@ -38,7 +38,18 @@ impl Runner {
 
     /// Runs `register` with the label `e2e`; the error is what it wrote.
     pub fn register(&mut self, instance: &str, token: &str) -> Result<(), String> {
+        self.register_with(instance, token, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn register_with(
+        &mut self,
+        instance: &str,
+        token: &str,
+        further: &[&str],
+    ) -> Result<(), String> {
         let mut command = self.command("register");
+        command.args(further);
         command.args(["--no-interactive", "--labels", "e2e:host", "--name", &self.name]);
         command.args(["--instance", instance, "--token", token]);
         command.env("GITEA_INSTANCE_URL", instance);

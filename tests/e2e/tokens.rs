@@ -129,3 +129,29 @@ fn a_token_that_is_withdrawn_takes_its_runners_along() {
     gitea.wait_for_success("life");
     assert_eq!(names(&gitea), ["again"]);
 }
+
+#[test]
+fn ephemeral_runners_make_room_when_they_are_done() {
+    let gitea = Gitea::start("");
+    let broker = with_api_token(&gitea);
+    let (secret, id) = create(&broker, &["--ephemeral-only", "--max-runners", "1"]);
+    let lasting = Runner::new("lasting").register(&broker.url(), &secret);
+    let refused = lasting.expect_err("it would stay");
+    assert!(refused.contains("ephemeral"), "{refused}");
+
+    let mut first = Runner::new("first");
+    first.register_with(&broker.url(), &secret, &["--ephemeral"]).expect("there is room");
+    first.start();
+    let mut second = Runner::new("second");
+    let refused = second.register_with(&broker.url(), &secret, &["--ephemeral"]);
+    let refused = refused.expect_err("no room while the first lives");
+    assert!(refused.contains("1 live runners"), "{refused}");
+    gitea.push_workflow("life", job::LIFE);
+    gitea.wait_for_success("life");
+    wait_until("the broker has seen that Gitea removed the first", || {
+        run(&broker, &["token", "show", &id, "--json"])["live_runners"] == 0
+    });
+    assert_eq!(names(&gitea), Vec::<String>::new());
+    second.register_with(&broker.url(), &secret, &["--ephemeral"]).expect("there is room again");
+    assert_eq!(names(&gitea), ["second"]);
+}

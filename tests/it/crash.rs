@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 
+use runner_broker::broker::token::{Draft, Kind};
+use runner_broker::lifecycle::Exchange;
 use runner_broker::sandbox::gitea::{Route, StandInGitea, When};
-use runner_broker::sandbox::runner::Runner;
+use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use rustix::process::Signal as Unix;
 use secrecy::ExposeSecret;
 
@@ -13,6 +15,7 @@ use crate::binary::Binary;
 use crate::raw::{Wire, request};
 use crate::register::{intent_label, join, registers};
 use crate::support::{Broker, Site, eventually, gitea, runner_file, within};
+use crate::tokens::{register, token};
 
 /// Waits until nothing is open, then compares what Gitea, the store and the folder of files say.
 async fn settled(gitea: &StandInGitea, site: &Site, broker: &Broker) -> BTreeSet<i64> {
@@ -125,4 +128,119 @@ async fn a_crash_before_gitea_was_asked_is_settled_once_absence_proves_it() {
     assert!(settled(&gitea, &site, &broker).await.is_empty());
     let metrics = broker.lifecycle.metrics.render().unwrap();
     assert!(metrics.contains("\nrunner_broker_unsettled_registrations 0\n"));
+}
+
+/// How often a token was used, as memory and store say it.
+async fn uses(broker: &Broker, id: &str) -> u64 {
+    let stored = broker.lifecycle.store.tokens().await.unwrap();
+    let stored = stored.iter().find(|one| one.token.id == id).unwrap().token.uses;
+    assert_eq!(broker.lifecycle.token(id).unwrap().token.uses, stored);
+    stored
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_counts_a_use_where_there_is_a_runner_for_it() {
+    let single: fn(&mut Draft) = |draft| draft.kind = Kind::SingleUse;
+    let two: fn(&mut Draft) = |draft| draft.policy.max_uses = Some(2);
+    // The step, and whether there is a runner after it.
+    for (point, kept) in [
+        ("register-begun", false),
+        ("intent-stored", false),
+        ("gitea-answered", false),
+        ("credentials-stored", true),
+        ("file-written", true),
+    ] {
+        for (limit, change) in [(1, single), (2, two)] {
+            let at = format!("{point}, for {limit}");
+            let gitea = gitea();
+            let site = Site::new(&gitea).set("shutdown.deregister", "none");
+            let broker = Broker::start(&site).await;
+            let token = token(&broker, change).await;
+            let id = token.token.token.id.clone();
+            broker.stop().await;
+
+            let mut binary = Binary::start_with(&site, &[("RUNNER_BROKER_FAULT_POINT", point)]);
+            let options = RegisterOptions::new(token.secret.clone(), "one");
+            let asked = StandInRunner::new(&binary.url).register(&options).await;
+            assert!(asked.is_err(), "{at}: it died before it answered");
+            assert_eq!(binary.ended().signal(), Some(9), "{at}");
+
+            let broker = Broker::start(&site).await;
+            let ids = settled(&gitea, &site, &broker).await;
+            assert_eq!(ids.len(), usize::from(kept), "{at}");
+            assert_eq!(uses(&broker, &id).await, u64::from(kept), "{at}");
+            if kept && limit == 1 {
+                let error = register(&broker, &token, "other").await.unwrap_err();
+                assert!(error.message.contains("used up"), "{at}: {error}");
+            }
+            let one = register(&broker, &token, "one").await.unwrap();
+            assert_eq!(ids.contains(&one.credentials.id), kept, "{at}");
+            assert_eq!(uses(&broker, &id).await, 1, "{at}");
+            for name in (1..limit).map(|number| format!("more-{number}")) {
+                register(&broker, &token, &name).await.unwrap();
+            }
+            let error = register(&broker, &token, "last").await.unwrap_err();
+            assert!(error.message.contains("used up"), "{at}: {error}");
+            let live = settled(&gitea, &site, &broker).await.len();
+            assert_eq!((live, uses(&broker, &id).await), (limit, limit as u64), "{at}");
+            broker.stop().await;
+
+            let broker = Broker::start(&site).await;
+            assert_eq!(uses(&broker, &id).await, limit as u64, "{at}");
+            assert_eq!(broker.lifecycle.token(&id).unwrap().live_runners, limit, "{at}");
+            broker.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_between_a_token_and_its_runners_spares_none_of_them() {
+    const ADMIN_TOKEN: &str = "admin-token-of-the-tests-0123456789abcdef";
+    let gitea = gitea();
+    let site = Site::new(&gitea).set("shutdown.deregister", "none");
+    site.write_secret("admin_token", ADMIN_TOKEN);
+    let file = site.path("admin_token").to_str().unwrap().to_owned();
+    let site = site.set("admin.token_file", &file);
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |_| {}).await;
+    let presented = token.secret.expose_secret();
+    let exchanged = broker.lifecycle.exchange_token(
+        presented,
+        Exchange::default(),
+        std::net::Ipv4Addr::LOCALHOST.into(),
+    );
+    let child = exchanged.await.unwrap();
+    for (by, name) in [(&token, "one"), (&token, "two"), (&child, "three")] {
+        register(&broker, by, name).await.unwrap();
+    }
+    let other = join(&broker, "other").await.unwrap();
+    broker.stop().await;
+
+    let mut binary = Binary::start_with(&site, &[("RUNNER_BROKER_FAULT_POINT", "token-deleted")]);
+    let id = &token.token.token.id;
+    let asked = StandInRunner::new(&format!("http://{}", binary.admin))
+        .send(
+            hyper::Method::DELETE,
+            &format!("/api/v1/tokens/{id}?cascade=true"),
+            &[("authorization", &format!("Bearer {ADMIN_TOKEN}"))],
+            "",
+        )
+        .await;
+    assert!(asked.is_err(), "it died before it answered");
+    assert_eq!(binary.ended().signal(), Some(9));
+    assert_eq!(gitea.runners().len(), 4, "nothing happened to its runners yet");
+
+    let broker = Broker::start(&site).await;
+    eventually("its runners are gone", async || gitea.runners().len() == 1).await;
+    eventually("their records have ended", async || broker.lifecycle.roster.all().len() == 1).await;
+    assert!(gitea.runner(other.credentials.id).is_some());
+    for name in ["one", "two", "three"] {
+        assert!(!site.runner_file(name).exists(), "{name}");
+    }
+    for one in [&token, &child] {
+        let error = register(&broker, one, "late").await.unwrap_err();
+        assert_eq!(error.code, "unauthenticated");
+    }
+    assert!(broker.lifecycle.tokens().iter().all(|token| token.token.id != *id));
+    broker.stop().await;
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use hyper::{Method, StatusCode};
+use runner_broker::broker::secret::{Presented, SECRET_LENGTH, digest};
 use runner_broker::config::Scope;
 use runner_broker::connect::Codec;
 use runner_broker::sandbox::gitea::{
@@ -14,6 +16,7 @@ use runner_broker::sandbox::gitea::{
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use rustix::process::Signal as Unix;
 use secrecy::ExposeSecret;
+use serde_json::Value;
 
 use crate::binary::Binary;
 use crate::deregister::join_busy;
@@ -22,6 +25,9 @@ use crate::support::{Broker, ENROLLMENT_TOKEN, Site};
 const REGISTRATION_TOKEN: &str = "CanaryRegistration0vJ7xq2mT4bW9zK1nR8sY3pL5d";
 const API_TOKEN: &str = "ca0a51ab1e0123456789abcdefca0a51ab1e0123";
 const WRONG_TOKEN: &str = "CanaryWrongToken-6tGh2Lq9vB4nX8cZ1mK5";
+const ADMIN_TOKEN: &str = "CanaryAdmin-3fRw8Yp1Zt6Nc5Hd0Jx7Qm2Vb9Ks";
+const WRONG_ADMIN_TOKEN: &str = "CanaryWrongAdmin-5sXe1Uo7Gk3Wj9Ta4Lf8Pz";
+const DECLARED_TOKEN: &str = "CanaryDeclared-7kDn4Rv0Mc2Yg6Sb8Ht1Qx5";
 
 fn gitea() -> StandInGitea {
     let gitea = StandInGitea::start(Options::default()).unwrap();
@@ -31,7 +37,15 @@ fn gitea() -> StandInGitea {
 }
 
 fn site(gitea: &StandInGitea) -> Site {
-    Site::new(gitea)
+    let site = Site::new(gitea);
+    site.write_secret("admin_token", ADMIN_TOKEN);
+    site.write_secret("team", DECLARED_TOKEN);
+    let files = ["admin_token", "team"].map(|name| site.path(name).to_str().unwrap().to_owned());
+    site.write_config(&format!(
+        "[[enrollment.tokens]]\nname = \"team\"\ntoken_file = {:?}\nlabels = [\"host\"]\n",
+        files[1]
+    ));
+    site.set("admin.token_file", &files[0])
         .registration_token(REGISTRATION_TOKEN)
         .api_token(Some(API_TOKEN))
         .set("shutdown.drain_timeout", "200ms")
@@ -41,15 +55,21 @@ fn site(gitea: &StandInGitea) -> Site {
 /// A life in which everything happens, good and bad.
 struct Life {
     url: String,
+    /// Where the admin API is.
+    admin: String,
     /// What the broker answered where it should not show a secret.
     said: Vec<String>,
     /// The tokens of all runners.
     tokens: Vec<String>,
+    /// Enrollment tokens that were made, and guesses at them.
+    enrollment: Vec<String>,
 }
 
 impl Life {
-    async fn live(gitea: &StandInGitea, url: &str) -> Self {
-        let mut life = Self { url: url.to_owned(), said: vec![], tokens: vec![] };
+    async fn live(gitea: &StandInGitea, url: &str, admin: &str) -> Self {
+        let (url, admin) = (url.to_owned(), format!("http://{admin}"));
+        let mut life = Self { url, admin, said: vec![], tokens: vec![], enrollment: vec![] };
+        life.enrollment_tokens().await;
         life.registrations(gitea).await;
         life.faults(gitea).await;
         life.work(gitea).await;
@@ -81,6 +101,90 @@ impl Life {
         assert!(!answer.status.is_success(), "{path} {body}");
         let body = String::from_utf8_lossy(&answer.body).into_owned();
         self.said.push(format!("{:?} {body}", answer.headers));
+    }
+
+    /// Asks the admin API, and keeps what it says.
+    async fn ask(&mut self, method: Method, path: &str, token: &str, body: &str) -> StatusCode {
+        let (status, answer) = self.call(method, path, token, body).await;
+        self.said.push(answer);
+        status
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: &str,
+    ) -> (StatusCode, String) {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let program = StandInRunner::new(&self.admin);
+        let answer = program.send(method, path, &headers, body.to_owned()).await.unwrap();
+        let text = String::from_utf8_lossy(&answer.body);
+        (answer.status, format!("{:?} {text}", answer.headers))
+    }
+
+    /// Has a token made: the one answer that may show a secret. Its id and the secret.
+    async fn issue(&mut self, path: &str, token: &str, body: &str) -> (String, String) {
+        let (status, answer) = self.call(Method::POST, path, token, body).await;
+        assert!(status.is_success(), "{path}: {answer}");
+        let json: Value = serde_json::from_str(&answer[answer.find("} {").unwrap() + 2..]).unwrap();
+        let [id, secret] = ["id", "secret"].map(|field| json[field].as_str().unwrap().to_owned());
+        self.enrollment.push(secret.clone());
+        (id, secret)
+    }
+
+    async fn enrollment_tokens(&mut self) {
+        const TOKENS: &str = "/api/v1/tokens";
+        let exchange = format!("{TOKENS}/exchange");
+        let (id, first) = self.issue(TOKENS, ADMIN_TOKEN, "{\"labels\":[\"host\"]}").await;
+        let rotate = format!("{TOKENS}/{id}/rotate");
+        let (_, second) = self.issue(&format!("{rotate}?overlap=1h"), ADMIN_TOKEN, "").await;
+        let (_, child) = self.issue(&exchange, &second, "{\"ttl\":\"5m\"}").await;
+        for token in [&first, &second, &child, DECLARED_TOKEN] {
+            assert!(self.register(token, Codec::Proto, false).await.is_some());
+        }
+        let (_, third) = self.issue(&rotate, ADMIN_TOKEN, "").await;
+        let guess = format!("rb_{id}_CanaryGuess4Vd9Kq2Xw7Zm1Jt6");
+        assert_eq!(Presented::of(&guess).id, Some(id.as_str()));
+        self.enrollment.push(guess.clone());
+        // Replaced, used up, and never given out; and what is no token to exchange.
+        for token in [&first, &second, &child, &guess] {
+            assert!(self.register(token, Codec::Json, false).await.is_none());
+        }
+        for token in [&first, &child, &guess, REGISTRATION_TOKEN, ADMIN_TOKEN] {
+            let status = self.ask(Method::POST, &exchange, token, "").await;
+            assert!(status.is_client_error(), "{status}");
+        }
+        for token in [WRONG_ADMIN_TOKEN, &third, REGISTRATION_TOKEN, API_TOKEN] {
+            assert_eq!(self.ask(Method::GET, TOKENS, token, "").await, 401);
+        }
+        for body in ["{\"labels\":[\"gpu\"]}", "{\"ttl\":\"2h\"}", "{", "7"] {
+            assert!(self.ask(Method::POST, &exchange, &third, body).await.is_client_error());
+        }
+        let one = format!("{TOKENS}/{id}");
+        for change in ["pin", "unpin", "disable?cascade=true", "enable"] {
+            let path = format!("{one}/{change}");
+            assert_eq!(self.ask(Method::POST, &path, ADMIN_TOKEN, "").await, 200, "{change}");
+        }
+        for path in [TOKENS, &one, "/api/v1/tokens/team"] {
+            assert_eq!(self.ask(Method::GET, path, ADMIN_TOKEN, "").await, 200, "{path}");
+        }
+        assert_eq!(self.ask(Method::DELETE, &one, ADMIN_TOKEN, "").await, 200);
+        assert!(self.register(&third, Codec::Proto, false).await.is_none());
+    }
+
+    /// All that the admin API shows at the end.
+    async fn lists(&mut self) {
+        for path in ["tokens", "runners", "events?limit=1000", "status", "openapi.json"] {
+            let path = format!("/api/v1/{path}");
+            assert_eq!(self.ask(Method::GET, &path, ADMIN_TOKEN, "").await, 200, "{path}");
+        }
+        let events = &self.said[self.said.len() - 3];
+        for what in ["token.rotated", "token.exchanged", "admin.refused", "exchange.refused"] {
+            assert!(events.contains(&format!("\"{what}\"")), "{what}: {events}");
+        }
     }
 
     async fn registrations(&mut self, gitea: &StandInGitea) {
@@ -169,11 +273,24 @@ impl Life {
         self.tokens.push(token);
     }
 
+    /// The secrets that are no runner's. Of an enrollment token, its last part is one by itself.
+    fn strangers(&self) -> impl Iterator<Item = &str> {
+        let made = self.enrollment.iter().map(|token| &token[token.len() - SECRET_LENGTH..]);
+        let fixed = [
+            REGISTRATION_TOKEN,
+            API_TOKEN,
+            WRONG_TOKEN,
+            ENROLLMENT_TOKEN,
+            ADMIN_TOKEN,
+            WRONG_ADMIN_TOKEN,
+            DECLARED_TOKEN,
+        ];
+        fixed.into_iter().chain(made)
+    }
+
     /// None of the secrets is in this text, in no form in which it might get there.
     fn spared(&self, what: &str, text: &str) {
-        let fixed = [REGISTRATION_TOKEN, API_TOKEN, WRONG_TOKEN, ENROLLMENT_TOKEN];
-        let tokens = self.tokens.iter().map(String::as_str);
-        for secret in fixed.into_iter().chain(tokens) {
+        for secret in self.strangers().chain(self.tokens.iter().map(String::as_str)) {
             for form in forms(secret) {
                 let found = text.lines().find(|line| line.contains(&form));
                 assert_eq!(found, None, "{what} shows {secret} as {form}");
@@ -207,8 +324,9 @@ async fn neither_the_finest_log_nor_the_process_shows_a_secret() {
     let gitea = gitea();
     let site = site(&gitea);
     let mut broker = Binary::start_with(&site, &[("RUNNER_BROKER__LOG__LEVEL", "trace")]);
-    let life = Life::live(&gitea, &broker.url).await;
-    assert!(life.tokens.len() > 5 && life.said.len() > 40);
+    let mut life = Life::live(&gitea, &broker.url, &broker.admin).await;
+    life.lists().await;
+    assert!(life.tokens.len() > 5 && life.said.len() > 40 && life.enrollment.len() == 5);
     life.spared("an answer", &life.said.join("\n"));
 
     let process = Path::new("/proc").join(broker.pid().to_string());
@@ -222,7 +340,13 @@ async fn neither_the_finest_log_nor_the_process_shows_a_secret() {
         let answer = admin.send(hyper::Method::GET, page, &[], "").await.unwrap();
         life.spared(page, &String::from_utf8_lossy(&answer.body));
     }
-    for command in [&["status"][..], &["runner", "list", "--json"], &["check"]] {
+    for command in [
+        &["status"][..],
+        &["runner", "list", "--json"],
+        &["token", "list", "--json"],
+        &["events", "--json"],
+        &["check"],
+    ] {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_runner-broker"))
             .args(command)
             .env_clear()
@@ -262,7 +386,7 @@ async fn metrics_show_no_secret() {
     let gitea = gitea();
     let site = site(&gitea);
     let broker = Broker::start(&site).await;
-    let life = Life::live(&gitea, &broker.url).await;
+    let life = Life::live(&gitea, &broker.url, &broker.admin.to_string()).await;
     broker.lifecycle.measure().await;
     let metrics = broker.lifecycle.metrics.render().unwrap();
     assert!(metrics.contains("runner_broker_deregistrations_total"));
@@ -274,5 +398,38 @@ async fn metrics_show_no_secret() {
     for live in broker.lifecycle.roster.all() {
         life.spared("a record's Debug", &format!("{:?}", live.record()));
     }
+    for token in broker.lifecycle.enrollment.all() {
+        life.spared("a token's Debug", &format!("{token:?}"));
+    }
     broker.stop().await;
+}
+
+#[tokio::test]
+async fn the_store_keeps_digests_of_enrollment_tokens_and_no_other_secret() {
+    let gitea = gitea();
+    let site = site(&gitea);
+    let broker = Broker::start(&site).await;
+    let mut life = Life::live(&gitea, &broker.url, &broker.admin.to_string()).await;
+    let (_, kept) = life.issue("/api/v1/tokens", ADMIN_TOKEN, "{}").await;
+    broker.lifecycle.write_changes().await.unwrap();
+    let read = || {
+        ["state.db", "state.db-wal"].map(|name| std::fs::read(site.path(name)).unwrap()).concat()
+    };
+    let holds = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+    let begun = read();
+    let kept_digest = digest(&kept.as_bytes()[kept.len() - SECRET_LENGTH..]);
+    assert!(holds(&begun, &kept_digest), "its digest is there");
+    let runner = gitea.runners().remove(0);
+    assert!(holds(&begun, runner.token.expose_secret().as_bytes()), "and a runner's token");
+    broker.stop().await;
+    // What was folded from the journal into the file stays there.
+    let ended = std::fs::read(site.path("state.db")).unwrap();
+    assert!(holds(&ended, &kept_digest));
+    for (when, bytes) in [("while it runs", begun), ("at its end", ended)] {
+        for secret in life.strangers() {
+            for form in forms(secret) {
+                assert!(!holds(&bytes, form.as_bytes()), "{when}: {secret} as {form}");
+            }
+        }
+    }
 }

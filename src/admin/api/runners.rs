@@ -14,7 +14,7 @@ use crate::admin::Admin;
 use crate::admin::problem::{AMBIGUOUS_RUNNER, Problem, UNKNOWN_RUNNER};
 use crate::admin::view::Runner;
 use crate::broker::Reason;
-use crate::lifecycle::{By, Force, Lifecycle, Live, Roster};
+use crate::lifecycle::{By, Force, Live, Roster};
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -47,7 +47,7 @@ pub(super) async fn list(
     let mut all = admin.lifecycle.roster.all();
     all.retain(|live| after.is_none_or(|after| live.record_id.0 > after));
     if let Some(id) = &listing.token_id {
-        all.retain(|live| came_by(&admin.lifecycle, live, id));
+        all.retain(|live| admin.lifecycle.enrollment.is_of(&live.parent_id, id));
     }
     let held = [("token_id", listing.token_id)];
     let page = Page::cut(all, limit, "runners", &held, |last| last.record_id.0.to_string());
@@ -110,12 +110,6 @@ pub(super) async fn deregister(
     let live = find(&admin.lifecycle.roster, &id)?;
     admin.lifecycle.deregister(&live, Reason::Admin, force, &by).await?;
     Ok(Json(Runner::of(&admin.lifecycle, &live)))
-}
-
-/// Whether a runner came by this token, or by one that was exchanged for it.
-fn came_by(lifecycle: &Lifecycle, live: &Live, id: &str) -> bool {
-    let parent = |id: &String| lifecycle.enrollment.get(id)?.token.parent_id;
-    std::iter::successors(Some(live.record().parent_id), parent).any(|ancestor| ancestor == id)
 }
 
 /// By Gitea's id, else by uuid, else by a name that only one has.

@@ -1,0 +1,90 @@
+//! The runners: what they do, and how to send one away.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::layout::{self, Frame};
+use super::shown::{RunnerRow, count};
+use super::visit::{Sent, Visit};
+use crate::admin::problem::{Problem, UNKNOWN_RUNNER};
+use crate::broker::Reason;
+use crate::lifecycle::{Force, Live};
+
+#[derive(Template)]
+#[template(path = "runners.html")]
+struct RunnersPage {
+    frame: Frame,
+    runners: Vec<RunnerRow>,
+    /// How many are in each state that is there.
+    counts: Vec<(String, usize)>,
+}
+
+/// `GET /runners`
+pub(super) async fn list(visit: Visit) -> Response {
+    let runners = RunnerRow::all(visit.lifecycle(), |_| true);
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for row in &runners {
+        match counts.iter_mut().find(|(state, _)| *state == row.runner.state) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((row.runner.state.clone(), 1)),
+        }
+    }
+    layout::page(StatusCode::OK, &RunnersPage { frame: visit.frame("runners"), runners, counts })
+}
+
+#[derive(Template)]
+#[template(path = "runner_deregister.html")]
+struct DeregisterPage {
+    frame: Frame,
+    row: RunnerRow,
+}
+
+/// `GET /runners/{id}/deregister`
+pub(super) async fn ask(visit: Visit, id: Result<Path<String>, PathRejection>) -> Response {
+    match find(&visit, id) {
+        Ok(live) => {
+            let row = RunnerRow::of(visit.lifecycle(), &live);
+            layout::page(StatusCode::OK, &DeregisterPage { frame: visit.frame("runners"), row })
+        }
+        Err(problem) => visit.problem(problem),
+    }
+}
+
+/// `POST /runners/{id}/deregister`
+pub(super) async fn deregister(id: Result<Path<String>, PathRejection>, sent: Sent) -> Response {
+    let visit = &sent.visit;
+    let live = match find(visit, id) {
+        Ok(live) => live,
+        Err(problem) => return visit.problem(problem),
+    };
+    let force = match sent.ticked("cancel_task") {
+        true => Force::CancelTask,
+        false => Force::LeaveBusy,
+    };
+    match visit.lifecycle().deregister(&live, Reason::Admin, force, &visit.by).await {
+        Ok(()) => {
+            visit.done(format!("The runner {} is deregistered.", live.record().name), "runners")
+        }
+        Err(error) => visit.problem(error),
+    }
+}
+
+fn find(visit: &Visit, id: Result<Path<String>, PathRejection>) -> Result<Arc<Live>, Problem> {
+    let Path(id) = id?;
+    let all = visit.lifecycle().roster.all();
+    let found =
+        id.parse().ok().and_then(|id: i64| all.into_iter().find(|live| live.upstream.id == id));
+    found.ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            UNKNOWN_RUNNER,
+            "No such runner",
+            format!("no registered runner has the id {id:?}; perhaps it has left meanwhile"),
+        )
+    })
+}
