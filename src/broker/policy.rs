@@ -196,9 +196,8 @@ pub fn labels_allowed<'a>(
 ) -> Result<(), Refusal> {
     chain.into_iter().try_for_each(|token| {
         let allowed = &token.policy.labels;
-        // A label may come in its full form, `name:docker://image`.
-        let bare = |label: &str| label.split_once(':').map_or(label, |(name, _)| name).to_owned();
-        match labels.iter().find(|label| !allowed.contains(&bare(label))) {
+        // Letter by letter, as Gitea matches them: `host:x` is another label than `host`.
+        match labels.iter().find(|label| !allowed.contains(label)) {
             Some(label) if !allowed.is_empty() => Err(Refusal::Label(label.clone())),
             _ => Ok(()),
         }

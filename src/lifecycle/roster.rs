@@ -209,7 +209,7 @@ fn last_seen(inner: &Inner, now: Instant) -> Option<SystemTime> {
     }
 }
 
-/// All live runners, by the uuid that they present.
+/// All live runners, by the uuid that they present, in small letters.
 #[derive(Default)]
 pub struct Roster {
     by_uuid: RwLock<HashMap<String, Arc<Live>>>,
@@ -219,19 +219,24 @@ impl Roster {
     /// Adds a runner that was registered or read from the store.
     pub fn insert(&self, record: Record) -> Arc<Live> {
         let live = Arc::new(Live::new(record, Instant::now()));
-        self.write().insert(live.presented.uuid.clone(), Arc::clone(&live));
+        self.write().insert(live.presented.uuid.to_ascii_lowercase(), Arc::clone(&live));
         live
     }
 
     /// Takes a runner off.
     pub fn remove(&self, live: &Live) {
-        self.write().remove(&live.presented.uuid);
+        self.write().remove(&live.presented.uuid.to_ascii_lowercase());
     }
 
     /// The runner that these credentials belong to, where the token is right too.
     #[must_use]
     pub fn authenticate(&self, uuid: &str, token: &[u8]) -> Option<Arc<Live>> {
-        self.read().get(uuid).filter(|live| live.presented.token_is(token)).cloned()
+        // Some of Gitea's databases take capital letters for small ones, so they are the same runner here.
+        let small = uuid.bytes().any(|b| b.is_ascii_uppercase()).then(|| uuid.to_ascii_lowercase());
+        self.read()
+            .get(small.as_deref().unwrap_or(uuid))
+            .filter(|live| live.presented.token_is(token))
+            .cloned()
     }
 
     /// Makes a path a runner's own. It is another's already: that one's id.

@@ -6,7 +6,7 @@ use crate::admin::Admin;
 use crate::lifecycle::Issued;
 
 /// The image that runners are commonly started from.
-const IMAGE: &str = "docker.io/gitea/runner:latest";
+const IMAGE: &str = "gitea/runner:latest";
 
 /// How a runner is started with a token.
 pub(super) struct Lines {
@@ -146,7 +146,7 @@ mod tests {
           --env GITEA_RUNNER_NAME='ci-1' \
           --env GITEA_RUNNER_EPHEMERAL=1 \
           --volume /var/run/docker.sock:/var/run/docker.sock \
-          docker.io/gitea/runner:latest
+          gitea/runner:latest
         ");
     }
 }
