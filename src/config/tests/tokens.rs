@@ -94,7 +94,8 @@ fn a_table_is_a_token_with_its_policy() {
 fn a_time_is_read_as_text_too_and_one_that_is_over_is_a_warning() {
     let soon = SystemTime::now() + Duration::from_secs(3600);
     let soon = format!("expires_at = \"{}\"", humantime::format_rfc3339(soon));
-    let loaded = declaring(&[("new", &soon), ("old", "expires_at = 2020-01-01T00:00:00Z")]).good();
+    let loaded =
+        declaring(&[("young", &soon), ("old", "expires_at = 2020-01-01T00:00:00Z")]).good();
     assert_eq!(
         loaded.warnings,
         [
