@@ -6,6 +6,7 @@ use hyper::Method;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use runner_broker::sandbox::gitea::{Options, StandInGitea, Tls, download_sha256};
 use runner_broker::sandbox::runner::{RegisterOptions, RpcError, StandInRunner};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::binary::Binary;
@@ -110,12 +111,15 @@ async fn slow_readers_do_not_hold_up_the_others_of_their_connection() {
 
 /// What a runner hears, and what the log has, where Gitea is not trusted.
 async fn refusal(site: &Site) -> (RpcError, String) {
-    let broker = Binary::start(site);
+    let mut broker = Binary::start(site);
     let program = StandInRunner::new(&broker.url);
     let options = RegisterOptions::new(ENROLLMENT_TOKEN.into(), "one");
     let error = program.register(&options).await.unwrap_err();
     let passed = program.ping("one").await.unwrap_err();
     assert_eq!((passed.status, &passed.code), (error.status, &error.code));
+    // With its end comes the last line of the log.
+    broker.kill(Signal::KILL);
+    broker.ended();
     (passed, broker.log_text())
 }
 
