@@ -38,7 +38,7 @@ async fn the_secret_is_shown_once_and_a_reload_makes_no_second_token() {
         "GITEA_RUNNER_EPHEMERAL: &#34;1&#34;".into(),
         "secretKeyRef:".into(),
         "GITEA_RUNNER_REGISTRATION_TOKEN_FILE".into(),
-        "docker.io/gitea/runner:".into(),
+        "gitea/runner:".into(),
     ] {
         assert!(made.body.contains(&line), "{line} in {}", made.body);
     }
