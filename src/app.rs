@@ -157,7 +157,7 @@ impl App {
     pub async fn run(self, signals: &mut mpsc::Receiver<Signal>) {
         let quit = loop {
             match signals.recv().await {
-                Some(Signal::Reload) => self.reload().await,
+                Some(Signal::Reload) => self.reload(),
                 Some(Signal::Quit) => break true,
                 Some(Signal::Terminate) | None => break false,
             }
@@ -204,7 +204,7 @@ impl App {
     }
 
     /// SIGHUP: what can change while the broker runs changes; a mistake changes nothing.
-    async fn reload(&self) {
+    fn reload(&self) {
         let new = match (self.reload)() {
             Ok(new) => new,
             Err(problems) => {
@@ -247,11 +247,11 @@ impl App {
             ..new.admin
         };
         let store = crate::config::Store { path: old.store.path.clone(), ..new.store };
-        let settings = Arc::new(Settings { listen, gitea, admin, store, log: old.log, ..new });
-        self.lifecycle.settings.store(Arc::clone(&settings));
-        if let Err(error) = self.lifecycle.declare_tokens(&settings).await {
-            error!(%error, "the declared tokens hold, and the store does not have them yet");
-        }
+        let settings = Settings { listen, gitea, admin, store, log: old.log, ..new };
+        self.lifecycle.settings.store(Arc::new(settings));
+        // Not waited for: a disk that hangs must not keep the signals from being heard.
+        let lifecycle = Arc::clone(&self.lifecycle);
+        tokio::spawn(async move { lifecycle.declare_tokens().await });
         // What failed by the old settings may work by the new ones.
         self.lifecycle.settle_soon();
         info!("settings read again");

@@ -42,10 +42,11 @@ impl Lifecycle {
         self.store.events(filter).await
     }
 
-    /// Writes down what waits; what cannot be written waits on.
+    /// Writes down what waits, what the settings declared first; what cannot be written waits on.
     pub(super) async fn write_events(&self) -> Result<(), StoreError> {
         // One at a time: whoever comes later finds in the store what an earlier one has taken.
         let _writing = self.writing_events.lock().await;
+        self.write_declared().await?;
         let lock = || self.pending_events.lock().unwrap_or_else(PoisonError::into_inner);
         let events = std::mem::take(&mut *lock());
         if events.is_empty() {

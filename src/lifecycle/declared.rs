@@ -1,6 +1,7 @@
 //! Enrollment tokens that the settings declare. They are brought in line at the start and with each
 //! reload; what they count stays in the store.
 
+use std::sync::{MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use secrecy::ExposeSecret;
@@ -14,14 +15,12 @@ use crate::config::Settings;
 use crate::store::StoreError;
 
 impl Lifecycle {
-    /// Does what the settings declare. It holds in memory even where the store takes nothing.
-    ///
-    /// # Errors
-    /// The store did not take it; the next start does it again.
-    pub async fn declare_tokens(&self, settings: &Settings) -> Result<(), StoreError> {
+    /// Does what the settings of this moment declare. It holds at once, whatever the store does, which has
+    /// it with the next batch.
+    pub async fn declare_tokens(&self) {
         let _changing = self.enrollment.changing.lock().await;
         let now = SystemTime::now();
-        let wanted = declared(settings);
+        let wanted = declared(&self.settings.load());
         let (mut tokens, mut events) = (Vec::new(), Vec::new());
         let mut note = |token: &Token, what| {
             events.push(Event { token_id: Some(token.id.clone()), ..Event::now("settings", what) });
@@ -74,10 +73,33 @@ impl Lifecycle {
             }
         }
         events.iter().for_each(tell);
-        if tokens.is_empty() && events.is_empty() {
-            return Ok(());
+        self.undeclared().push((tokens, events));
+        self.pressing.notify_one();
+    }
+
+    /// Writes down what the settings declared; what cannot be written waits on.
+    ///
+    /// # Errors
+    /// The store took not all of it.
+    pub(super) async fn write_declared(&self) -> Result<(), StoreError> {
+        let batches = std::mem::take(&mut *self.undeclared());
+        let mut batches = batches.into_iter();
+        while let Some((tokens, events)) = batches.next() {
+            if tokens.is_empty() && events.is_empty() {
+                continue;
+            }
+            let written = self.store.declare_tokens(tokens.clone(), events.clone()).await;
+            if written.is_err() {
+                let left = std::iter::once((tokens, events)).chain(batches);
+                self.undeclared().splice(..0, left);
+                return written;
+            }
         }
-        self.store.declare_tokens(tokens, events).await
+        Ok(())
+    }
+
+    fn undeclared(&self) -> MutexGuard<'_, Vec<(Vec<Token>, Vec<Event>)>> {
+        self.undeclared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

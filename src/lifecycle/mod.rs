@@ -36,9 +36,9 @@ pub use roster::{Live, Roster};
 pub use tokens::{By, Issued, TokenError, TokenNow};
 pub use upkeep::STATES;
 
-use crate::broker::Event;
 use crate::broker::claims::CLAIM_TIMEOUT;
 use crate::broker::limiter::Limiter;
+use crate::broker::{Event, Token};
 use crate::config::Settings;
 use crate::gitea::{GiteaClient, REGISTER_LIMIT};
 use crate::store::{Store, StoreError, StoredToken};
@@ -109,6 +109,8 @@ pub struct Lifecycle {
     /// Who presented wrong enrollment tokens.
     limiter: Mutex<Limiter>,
     pending_events: Mutex<Vec<Event>>,
+    /// What the settings declared and the store does not have yet.
+    undeclared: Mutex<Vec<(Vec<Token>, Vec<Event>)>>,
     /// Held by whoever writes them down.
     writing_events: tokio::sync::Mutex<()>,
     /// Events written since the last time that old ones were forgotten.
@@ -148,6 +150,7 @@ impl Lifecycle {
             draining: AtomicBool::new(false),
             limiter: Mutex::default(),
             pending_events: Mutex::default(),
+            undeclared: Mutex::default(),
             writing_events: tokio::sync::Mutex::default(),
             since_pruned: AtomicUsize::new(0),
             token_valid: Mutex::default(),
@@ -160,7 +163,8 @@ impl Lifecycle {
                 lifecycle.enrollment.put_secret(&id, secret.digest, secret.until);
             }
         }
-        lifecycle.declare_tokens(&lifecycle.settings.load_full()).await?;
+        lifecycle.declare_tokens().await;
+        lifecycle.write_events().await?;
         for record in lifecycle.store.runners().await? {
             lifecycle.enrollment.joined(&record.parent_id);
             lifecycle.roster.insert(record);
