@@ -148,7 +148,7 @@ impl Enrollment {
     ///
     /// # Errors
     /// The token admits nobody more, or does not allow this.
-    pub async fn reserve(
+    pub(super) async fn reserve(
         self: &Arc<Self>,
         id: &str,
         asks: Asks<'_>,
@@ -189,12 +189,12 @@ impl Enrollment {
     }
 
     /// A live runner came by this token.
-    pub fn joined(&self, id: &str) {
+    pub(super) fn joined(&self, id: &str) {
         self.lock().change_chain(id, |entry| entry.live += 1);
     }
 
     /// A runner that came by this token is no more.
-    pub fn left(&self, id: &str) {
+    pub(super) fn left(&self, id: &str) {
         self.lock().change_chain(id, |entry| entry.live = entry.live.saturating_sub(1));
         self.moved.notify_waiters();
     }
@@ -337,7 +337,7 @@ impl Inner {
 }
 
 /// A place for one runner, by its token and that one's ancestors. Dropped, it is free again.
-pub struct Reservation {
+pub(super) struct Reservation {
     enrollment: Arc<Enrollment>,
     ids: Vec<String>,
 }
@@ -345,20 +345,20 @@ pub struct Reservation {
 impl Reservation {
     /// The token and its ancestors.
     #[must_use]
-    pub fn token_ids(&self) -> &[String] {
+    pub(super) fn token_ids(&self) -> &[String] {
         &self.ids
     }
 
     /// Whether the limits, which may have become narrower, still leave room for all places that are taken.
     #[must_use]
-    pub fn fits(&self) -> bool {
+    pub(super) fn fits(&self) -> bool {
         let inner = self.enrollment.lock();
         let mut entries = self.ids.iter().filter_map(|id| inner.tokens.get(id));
         entries.all(|entry| policy::fits(&entry.token, entry.live, entry.running))
     }
 
     /// The runner is registered, and the store has counted it.
-    pub fn used(self, at: SystemTime) {
+    pub(super) fn used(self, at: SystemTime) {
         let mut inner = self.enrollment.lock();
         for id in &self.ids {
             inner.change(id, |entry| {

@@ -31,7 +31,7 @@ pub use desk::{Answer, Delivery};
 pub use enrollment::{Enrollment, Identified};
 pub use exchange::Exchange;
 pub(crate) use random::random;
-pub use register::{Registration, draining};
+pub use register::Registration;
 pub use roster::{Live, Roster};
 pub use tokens::{By, Issued, TokenError, TokenNow};
 pub use upkeep::STATES;

@@ -68,6 +68,12 @@ impl Lifecycle {
         self: &Arc<Self>,
         registration: Registration,
     ) -> Result<(Answer, Delivery), ConnectError> {
+        if self.is_draining() {
+            self.metrics.rejection(Rejection::Draining);
+            let error = draining();
+            self.note_failed(&registration.key, &error);
+            return Err(error);
+        }
         let waiter = match self.desk.enter(&registration.key) {
             Entry::Repeat(record_id, registered) => {
                 let repeated = self.repeat(record_id, &registration.key, registered).await;
@@ -85,7 +91,9 @@ impl Lifecycle {
                     peer = %registration.key.peer,
                     "registration refused: too many run; is Gitea slow?"
                 );
-                return Err(overloaded());
+                let error = overloaded();
+                self.note_failed(&registration.key, &error);
+                return Err(error);
             }
             Entry::New(waiter, landing) => {
                 let this = Arc::clone(self);
@@ -370,8 +378,7 @@ impl Lifecycle {
 }
 
 /// What a runner is told that comes, or whose turn comes, when the broker is about to end.
-#[must_use]
-pub fn draining() -> ConnectError {
+fn draining() -> ConnectError {
     ConnectError::new(
         Code::Unavailable,
         "the broker is shutting down and registers nobody; try again when it is back",

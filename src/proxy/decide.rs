@@ -26,7 +26,7 @@ use crate::connect::messages::{
     DeclareRequest, DeregisterRequest, DeregisterResponse, RegisterRequest, Runner,
 };
 use crate::connect::{Code, Codec, ConnectError, Encoding, decode, encode, gunzip};
-use crate::lifecycle::{By, DeregisterError, Force, Live, Registration, draining};
+use crate::lifecycle::{By, DeregisterError, Force, Live, Registration};
 use crate::net::OutBody;
 use crate::telemetry::metrics::Rejection;
 
@@ -89,15 +89,10 @@ impl Proxy {
         connection: &Connection,
         call: Call,
     ) -> Result<Response<ProxyBody>, ConnectError> {
-        let metrics = &self.lifecycle.metrics;
         let request: RegisterRequest = decode(call.codec, &call.message)
             .inspect_err(|error| self.malformed(Route::Register, connection, &error.message))?;
         let peer = self.peer(connection, &call.parts.headers);
         let token = self.lifecycle.admit(&request, peer)?;
-        if self.lifecycle.is_draining() {
-            metrics.rejection(Rejection::Draining);
-            return Err(draining());
-        }
         let Parts { headers: mut passed, .. } = call.parts;
         let dialled = passed
             .get(HOST)

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use runner_broker::broker::token::{Draft, Kind, Policy, State};
-use runner_broker::broker::{Reason, RecordState};
+use runner_broker::broker::{Reason, RecordState, What};
 use runner_broker::config::Scope;
 use runner_broker::lifecycle::{By, Exchange, Issued, TokenError};
 use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, When};
@@ -574,5 +574,24 @@ async fn what_was_done_to_a_token_is_told_as_done() {
     // The next start goes on with the runner.
     let broker = Broker::start(&site).await;
     eventually("the runner is gone", async || gitea.runners().is_empty()).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn who_comes_while_the_broker_ends_is_in_the_audit_trail() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let token = token(&broker, |_| {}).await;
+    broker.lifecycle.begin_drain();
+    refused(register(&broker, &token, "late").await, "unavailable", "shutting down");
+    let filter = EventFilter { limit: 1, ..EventFilter::default() };
+    let event = broker.lifecycle.events(filter).await.unwrap().remove(0);
+    assert_eq!(event.what, What::RegistrationRefused);
+    assert_eq!(
+        (event.runner.as_deref(), event.token_id),
+        (Some("late"), Some(token.token.token.id))
+    );
+    assert!(event.detail.contains("shutting down"), "{}", event.detail);
     broker.stop().await;
 }
