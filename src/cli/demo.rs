@@ -109,9 +109,9 @@ fn farewell(story: &mut Story<io::Stdout>, took: Duration) -> io::Result<()> {
     for line in [
         "- README.md has a compose file with Gitea, the broker and a runner.",
         "- `runner-broker check` shows the settings that would be used, and all that is wrong.",
-        "- `runner-broker serve` is the broker. It needs GITEA_INSTANCE_URL, \
-         GITEA_RUNNER_REGISTRATION_TOKEN_FILE and RUNNER_BROKER__ENROLLMENT__TOKEN_FILE, and \
-         GITEA_API_TOKEN_FILE to deregister runners.",
+        "- `runner-broker serve` is the broker. It needs GITEA_INSTANCE_URL and \
+         GITEA_RUNNER_REGISTRATION_TOKEN_FILE, and GITEA_API_TOKEN_FILE to deregister runners.",
+        "- `runner-broker token create` makes the enrollment token that runners are given.",
     ] {
         story.say(line)?;
     }

@@ -170,11 +170,12 @@ impl Proxy {
         let request: DeregisterRequest = decode(call.codec, &call.message)
             .inspect_err(|error| self.malformed(Route::Deregister, connection, &error.message))?;
         let lifecycle = &self.lifecycle;
+        let peer = self.peer(connection, &call.parts.headers);
         let token = request.token.as_bytes();
         let record = match lifecycle.roster.authenticate(&request.uuid, token) {
             Some(live) => {
                 // The runner asks itself, so whatever it had in hand will not be done.
-                let by = By::runner(self.peer(connection, &call.parts.headers));
+                let by = By::runner(peer);
                 let asked =
                     lifecycle.deregister(&live, Reason::Runner, Force::CancelTask, &by).await;
                 asked.map_err(|error| deregister_failed(&error))?;
@@ -192,7 +193,7 @@ impl Proxy {
                 match ended.filter(|record| record.presented.token_is(token)) {
                     Some(record) => record,
                     None => {
-                        warn!(peer = %connection.peer, uuid = shown(&request.uuid), "deregistration refused: no such runner, or not its token");
+                        warn!(%peer, uuid = shown(&request.uuid), "deregistration refused: no such runner, or not its token");
                         return Err(ConnectError::new(
                             Code::Unauthenticated,
                             "no runner of this broker has this uuid and token; send both as they \
