@@ -28,6 +28,7 @@ mod signals;
 mod streaming;
 mod support;
 mod tasks;
+mod token_changes;
 mod token_faults;
 mod token_races;
 mod tokens;
