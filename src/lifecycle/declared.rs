@@ -73,8 +73,10 @@ impl Lifecycle {
             }
         }
         events.iter().for_each(tell);
-        self.undeclared().push((tokens, events));
-        self.pressing.notify_one();
+        if !tokens.is_empty() || !events.is_empty() {
+            self.undeclared().push((tokens, events));
+            self.pressing.notify_one();
+        }
     }
 
     /// Writes down what the settings declared; what cannot be written waits on.
@@ -85,9 +87,6 @@ impl Lifecycle {
         let batches = std::mem::take(&mut *self.undeclared());
         let mut batches = batches.into_iter();
         while let Some((tokens, events)) = batches.next() {
-            if tokens.is_empty() && events.is_empty() {
-                continue;
-            }
             let written = self.store.declare_tokens(tokens.clone(), events.clone()).await;
             if written.is_err() {
                 let left = std::iter::once((tokens, events)).chain(batches);
