@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Extension, Request, State};
 use axum::http::header::{AUTHORIZATION, HeaderMap};
 use axum::http::{HeaderName, StatusCode};
@@ -18,7 +17,8 @@ use super::problem::Problem;
 use super::serve::Peer;
 use crate::broker::forwarded::{client_address, is_within};
 use crate::broker::limiter::Limiter;
-use crate::broker::{Event, What, secrets_match};
+use crate::broker::secret::{Digest, digest, secrets_match};
+use crate::broker::{Event, What};
 use crate::config;
 use crate::lifecycle::By;
 
@@ -134,7 +134,7 @@ pub(super) fn check_token(admin: &Admin, client: &Client, presented: &[u8]) -> R
         if let Some(wait) = failures.blocked(peer, now) {
             return Err(Problem::throttled("wrong admin tokens", wait));
         }
-        if secrets_match(&kept, digest(&SHA256, presented).as_ref()) {
+        if secrets_match(&kept, &digest(presented)) {
             return Ok(client.by());
         }
         failures.failed(peer, now);
@@ -159,10 +159,10 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// The digest of the admin token: of two digests, none is longer, and none is near the other.
-fn configured(admin: &Admin) -> Result<Vec<u8>, Problem> {
+fn configured(admin: &Admin) -> Result<Digest, Problem> {
     let settings = admin.lifecycle.settings.load();
     match &settings.admin.token {
-        Some(token) => Ok(digest(&SHA256, token.expose_secret().as_bytes()).as_ref().to_vec()),
+        Some(token) => Ok(digest(token.expose_secret().as_bytes())),
         None => Err(Problem::new(
             StatusCode::FORBIDDEN,
             "admin-off",

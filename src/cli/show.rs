@@ -1,12 +1,13 @@
 //! How the commands word things for people.
 
 use std::io::{self, IsTerminal};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::Failure;
+use crate::admin::view::rough;
 
 /// Columns without borders; in a terminal they fit its width.
 pub(super) fn columns<const N: usize>(header: [&str; N]) -> Table {
@@ -61,20 +62,10 @@ pub(super) fn until(time: &str, now: SystemTime) -> String {
     }
 }
 
-/// A duration in its largest unit.
-pub(super) fn rough(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..86_400 => format!("{} h", seconds / 3600),
-        86_400..172_800 => "1 day".into(),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::client::BrokerArgs;
-use super::show::{self, plain, rough};
+use super::show::{self, plain};
 use super::{Failure, block_on, print};
-use crate::admin::view::{ApiToken, EnrollmentTokens, Status};
+use crate::admin::view::{ApiToken, EnrollmentTokens, Status, rough};
 
 /// Show the broker on one screen, and what to do
 #[derive(Debug, clap::Args)]

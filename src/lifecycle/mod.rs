@@ -30,7 +30,7 @@ pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
 pub use enrollment::{Enrollment, Identified};
 pub use exchange::Exchange;
-pub(crate) use random::random;
+pub(crate) use random::random_hex;
 pub use register::Registration;
 pub use roster::{Live, Roster};
 pub use tokens::{By, Issued, TokenError, TokenNow};

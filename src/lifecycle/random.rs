@@ -4,11 +4,16 @@
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// An array of them.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
+fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom(&mut bytes, GetRandomFlags::empty())
         .expect("the kernel gives up to 256 random bytes at once");
     bytes
+}
+
+/// `N` of them in hexadecimal digits.
+pub(crate) fn random_hex<const N: usize>() -> String {
+    random::<N>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// As many as are asked for.

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::Lifecycle;
 use super::desk::{Answer, Delivery, Entry, Landed};
 use super::enrollment::{Identified, Reservation};
-use super::random::random;
+use super::random::random_hex;
 use crate::broker::policy::Asks;
 use crate::broker::{Credentials, Event, Intent, Key, RecordId, RecordState, What};
 use crate::config::Scope;
@@ -182,7 +182,7 @@ impl Lifecycle {
         }
 
         let intent = Intent {
-            nonce: random::<16>().iter().map(|byte| format!("{byte:02x}")).collect(),
+            nonce: random_hex::<16>(),
             scope: scope.clone(),
             key,
             version,

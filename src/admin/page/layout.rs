@@ -3,21 +3,21 @@
 use std::sync::LazyLock;
 
 use askama::Template;
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use tracing::error;
 
 use crate::admin::problem::Problem;
+use crate::broker::secret::digest;
 
 const STYLE: &str = include_str!("style.css");
 const ICON: &str = include_str!("icon.svg");
 
 /// The style sheet's name, which is another for another content.
 pub(super) static STYLE_NAME: LazyLock<String> = LazyLock::new(|| {
-    let digest = digest(&SHA256, STYLE.as_bytes());
-    let hash: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash: String =
+        digest(STYLE.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("style-{hash}.css")
 });
 

@@ -4,11 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::broker::secrets_match;
-use crate::lifecycle::random;
+use crate::broker::secret::{Digest, digest, secrets_match};
+use crate::lifecycle::random_hex;
 
 /// However busy it is, a session ends after this.
 const LIFE: Duration = Duration::from_secs(12 * 60 * 60);
@@ -20,7 +19,7 @@ const MOST: usize = 1024;
 const MOST_FORMS: usize = 64;
 
 /// Finds a session without its secret.
-pub(super) type Key = [u8; 32];
+pub(super) type Key = Digest;
 
 /// The sessions of the page.
 #[derive(Default)]
@@ -52,10 +51,10 @@ pub(super) struct Found {
 impl Sessions {
     /// Opens a session for who showed `admin_token`. Returns its secret, for the cookie.
     pub(super) fn open(&self, admin_token: &SecretString, now: Instant) -> SecretString {
-        let secret = secret_text();
+        let secret = random_hex::<32>();
         let session = Session {
-            csrf: secret_text(),
-            opened_with: digest_of(admin_token.expose_secret()),
+            csrf: random_hex::<32>(),
+            opened_with: digest(admin_token.expose_secret().as_bytes()),
             opened: now,
             asked: now,
             forms: VecDeque::new(),
@@ -69,7 +68,7 @@ impl Sessions {
         {
             sessions.remove(&oldest);
         }
-        sessions.insert(digest_of(&secret), session);
+        sessions.insert(digest(secret.as_bytes()), session);
         secret.into()
     }
 
@@ -80,11 +79,11 @@ impl Sessions {
         admin_token: &SecretString,
         now: Instant,
     ) -> Option<Found> {
-        let key = digest_of(cookie);
+        let key = digest(cookie.as_bytes());
         let mut sessions = self.lock();
         let session = sessions.get_mut(&key)?;
         let token_is_new =
-            !secrets_match(&session.opened_with, &digest_of(admin_token.expose_secret()));
+            !secrets_match(&session.opened_with, &digest(admin_token.expose_secret().as_bytes()));
         if token_is_new || session.is_over(now) {
             sessions.remove(&key);
             return None;
@@ -100,7 +99,7 @@ impl Sessions {
 
     /// Id of a form that can be sent once.
     pub(super) fn new_form(&self, key: &Key) -> String {
-        let id = secret_text();
+        let id = random_hex::<32>();
         if let Some(session) = self.lock().get_mut(key) {
             if session.forms.len() >= MOST_FORMS {
                 session.forms.pop_front();
@@ -134,17 +133,6 @@ impl Sessions {
         // Every change is a single step, so a poisoned map is still whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn digest_of(text: &str) -> Key {
-    let mut key = Key::default();
-    key.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-    key
-}
-
-/// 256 random bits in hexadecimal.
-fn secret_text() -> String {
-    random::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! How tokens, runners, events and times look on a page. What they are comes from [`view`].
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use crate::admin::view;
+use crate::admin::view::{self, rough};
 use crate::broker::{Event, What};
 use crate::lifecycle::{Lifecycle, Live, TokenNow};
 
@@ -29,18 +29,6 @@ impl When {
 
     fn maybe(exact: Option<&String>, now: SystemTime) -> Option<Self> {
         exact.map(|exact| Self::of(exact, now))
-    }
-}
-
-/// A duration in its largest unit.
-fn rough(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..86_400 => format!("{} h", seconds / 3600),
-        86_400..172_800 => "1 day".into(),
-        _ => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -198,6 +186,8 @@ pub(super) fn words(what: What) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -6,7 +6,7 @@ mod runner;
 mod status;
 mod token;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
@@ -17,6 +17,18 @@ pub use token::{IssuedToken, NewChild, NewToken, Token};
 
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// A duration in its largest unit, as the page and the commands say it.
+pub(crate) fn rough(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        86_400..172_800 => "1 day".into(),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 /// The schema of a text that is one of a few words.
