@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::broker::{Presence, Reason, RecordId, RecordState};
 use crate::config::Deregister;
@@ -72,26 +72,22 @@ impl Schedule {
 /// Drains and deregisters. Dropped, it stops where it is, and nothing is lost.
 pub async fn drain(lifecycle: &Arc<Lifecycle>, schedule: Schedule) {
     lifecycle.begin_drain();
-    let mut policy = policy(lifecycle);
-    let runners = lifecycle.roster.all().len();
+    let policy = policy(lifecycle);
+    let runners = live_runners(lifecycle);
     info!(
         phase = "drain",
         runners,
         deregister = ?policy,
         "shutting down: no runner is registered and none gets a task from now on"
     );
-    if lifecycle.gitea.tokens().api.is_none() && runners > 0 && policy != Deregister::None {
-        warn!(
-            runners,
-            "runners stay registered in Gitea, since the broker has no API token to delete them with: \
-             set gitea.api_token_file (GITEA_API_TOKEN_FILE)"
-        );
-        policy = Deregister::None;
-    }
     let mut leaving = Leaving::new(lifecycle, policy);
     leaving.until(schedule.drained, Round::Drain).await;
-    info!(phase = "deregister", runners = lifecycle.roster.all().len(), "the drain is over");
+    info!(phase = "deregister", runners = live_runners(lifecycle), "the drain is over");
     leaving.until(schedule.last_call, Round::Last).await;
+}
+
+fn live_runners(lifecycle: &Lifecycle) -> usize {
+    lifecycle.roster.all().iter().filter(|live| !live.is_resting()).count()
 }
 
 /// What each runner does, taken before the broker itself closes the connections.
@@ -106,10 +102,11 @@ pub async fn flush(
     schedule: Schedule,
     presences: &HashMap<RecordId, Presence>,
 ) {
-    for live in lifecycle.roster.all() {
+    for live in lifecycle.roster.all().into_iter().filter(|live| !live.is_resting()) {
         let record = live.record();
         let presence = presences.get(&live.record_id).copied().unwrap_or(Presence::Idle);
         let left = match (record.state, presence) {
+            (RecordState::Lost, _) => "is lost: Gitea says that it does not know it",
             (RecordState::Deregistering(_), _) => {
                 "could not be deregistered in time; tried again at the next start"
             }
@@ -249,6 +246,8 @@ impl<'a> Leaving<'a> {
         let asked =
             live.is_deregistering() && live.state() != RecordState::Deregistering(Reason::Shutdown);
         match (self.policy, live.presence()) {
+            // A lost one may be Gitea's mistake.
+            _ if live.is_resting() || live.state() == RecordState::Lost => false,
             (Deregister::None, _) => false,
             (policy, Presence::Busy) => {
                 // Where only the gone are deregistered, it must have left its task behind.
@@ -264,6 +263,9 @@ impl<'a> Leaving<'a> {
     /// Whether a runner that does not leave now may do so during the drain.
     fn may_leave(&self, live: &Live) -> bool {
         self.policy != Deregister::None
+            // One that goes later is parked by its lease as well.
+            && self.lifecycle.gitea.tokens().api.is_some()
+            && !live.is_resting()
             && (live.is_connected() || live.presence() == Presence::Busy)
     }
 }

@@ -81,6 +81,20 @@ pub enum What {
     DeclarationRefused,
     /// A runner was deleted in Gitea.
     RunnerDeregistered,
+    /// A runner that was registered before came by and is kept in the records.
+    RunnerAdopted,
+    /// A runner that the broker had taken for gone is registered again.
+    RunnerRevived,
+    /// A runner left, and its registration waits for the next of its kind.
+    RunnerParked,
+    /// Gitea says that it does not know a runner.
+    RunnerLost,
+    /// Gitea knows a lost runner after all.
+    RunnerFound,
+    /// An admin had a runner drained.
+    DrainBegun,
+    /// It gets tasks again.
+    DrainEnded,
     /// An admin signed in to the page.
     AdminSignedIn,
     /// A wrong admin token was presented.
@@ -104,6 +118,13 @@ words! {
         RegistrationRefused => "registration.refused",
         DeclarationRefused => "declaration.refused",
         RunnerDeregistered => "runner.deregistered",
+        RunnerAdopted => "runner.adopted",
+        RunnerRevived => "runner.revived",
+        RunnerParked => "runner.parked",
+        RunnerLost => "runner.lost",
+        RunnerFound => "runner.found",
+        DrainBegun => "drain.begun",
+        DrainEnded => "drain.ended",
         AdminSignedIn => "admin.signed_in",
         AdminRefused => "admin.refused",
     }

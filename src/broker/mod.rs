@@ -15,6 +15,6 @@ pub mod token;
 pub use activity::{Activity, Presence};
 pub use event::{Event, What};
 pub use registration::{Intent, Key};
-pub use runner::{Credentials, Reason, Record, RecordId, RecordState};
+pub use runner::{Credentials, Origin, Reason, Record, RecordId, RecordState};
 pub use secret::secrets_match;
 pub use token::Token;

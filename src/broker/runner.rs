@@ -60,7 +60,9 @@ pub struct Record {
     pub version: String,
     /// Removed by Gitea after its one task.
     pub ephemeral: bool,
-    /// Id of the enrollment token that it came by.
+    /// How the broker came to know it.
+    pub origin: Origin,
+    /// Id of the enrollment token that it came by; empty where it came by none.
     pub parent_id: String,
     /// Where its Register came from.
     pub peer: IpAddr,
@@ -78,8 +80,45 @@ pub struct Record {
     pub tasks: Vec<i64>,
     /// Where the record stands.
     pub state: RecordState,
+    /// When the record ended, where it has.
+    pub ended_at: Option<SystemTime>,
+    /// Gitea shows labels that are not the runner's (the broker's own mark among them), and the runner is
+    /// not about to declare itself: the broker has to.
+    pub declare_due: bool,
+    /// The broker had Gitea switch it off, so that it gets no task. One that an admin switched off is not
+    /// marked so.
+    pub disabled: bool,
     /// The runner file that was written for it.
     pub file: Option<PathBuf>,
+}
+
+/// How the broker came to know a runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// By its Register.
+    Enrolled,
+    /// The settings declare it.
+    Declared,
+    /// It was registered before, and passed by with credentials that Gitea takes.
+    Adopted,
+}
+
+impl Origin {
+    /// The word for it in the store and in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enrolled => "enrolled",
+            Self::Declared => "declared",
+            Self::Adopted => "adopted",
+        }
+    }
+
+    /// The origin that [`Self::as_str`] calls so.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Enrolled, Self::Declared, Self::Adopted].into_iter().find(|one| one.as_str() == word)
+    }
 }
 
 /// Where a record stands. What a runner does at the moment (idle, busy, gone) is told by its
@@ -88,10 +127,24 @@ pub struct Record {
 pub enum RecordState {
     /// Registered in Gitea, as far as is known.
     Active,
+    /// Gitea says that it does not know it, which may be a mistake of Gitea's.
+    Lost,
     /// The broker decided to delete it in Gitea and has not yet seen it gone.
     Deregistering(Reason),
-    /// Gone from Gitea; kept so that a second Deregister gets the same answer.
+    /// Gone for good, and registered in Gitea all the same, as there is no API token to delete it with: its
+    /// identity waits for the next runner of its kind.
+    Parked(Reason),
+    /// Gone from Gitea, or another runner's by now; kept so that a second Deregister gets the same answer,
+    /// and so that one who speaks again can be revived.
     Ended(Reason),
+}
+
+impl RecordState {
+    /// Whether the runner is none any more, unless it speaks again and may be woken.
+    #[must_use]
+    pub fn is_resting(self) -> bool {
+        matches!(self, Self::Parked(_) | Self::Ended(_))
+    }
 }
 
 /// Why a runner is deregistered.
@@ -107,6 +160,14 @@ pub enum Reason {
     Ephemeral,
     /// The broker shut down.
     Shutdown,
+    /// It was gone for longer than its lease.
+    Lease,
+    /// An admin had it drained.
+    Drain,
+    /// Gitea does not know it any more.
+    Lost,
+    /// The settings no longer declare it.
+    Undeclared,
     /// The registration could not be kept.
     Rollback,
     /// Gitea acted on a registration whose answer was lost.
@@ -115,12 +176,16 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for metrics and for reading the store.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Runner,
         Self::Admin,
         Self::Revoked,
         Self::Ephemeral,
         Self::Shutdown,
+        Self::Lease,
+        Self::Drain,
+        Self::Lost,
+        Self::Undeclared,
         Self::Rollback,
         Self::Orphan,
     ];
@@ -134,9 +199,19 @@ impl Reason {
             Self::Revoked => "revoked",
             Self::Ephemeral => "ephemeral",
             Self::Shutdown => "shutdown",
+            Self::Lease => "lease",
+            Self::Drain => "drain",
+            Self::Lost => "lost",
+            Self::Undeclared => "undeclared",
             Self::Rollback => "rollback",
             Self::Orphan => "orphan",
         }
+    }
+
+    /// Whether the broker itself decided it, and took the runner for gone: one that speaks again is revived.
+    #[must_use]
+    pub fn is_revivable(self) -> bool {
+        matches!(self, Self::Shutdown | Self::Lease)
     }
 
     /// The reason that [`Self::as_str`] calls so.

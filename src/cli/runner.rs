@@ -118,7 +118,8 @@ fn show(broker: &BrokerArgs, id: &str, json: bool) -> Result<(), Failure> {
         ("tasks in hand", if tasks.is_empty() { none() } else { tasks.join(",") }),
         ("last seen", last_seen(&runner, now)),
         ("registered", format!("{} ({})", ago(&runner.registered_at, now), runner.registered_at)),
-        ("came by token", runner.parent_id.clone()),
+        ("origin", runner.origin.clone()),
+        ("came by token", runner.parent_id.clone().unwrap_or_else(none)),
         ("came from", runner.peer.to_string()),
         ("runner file", runner.file.clone().unwrap_or_else(none)),
     ]))

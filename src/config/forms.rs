@@ -1,11 +1,33 @@
 //! The values that are more than a word or a number: addresses, paths with placeholders, modes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper::Uri;
 
 use super::Address;
 use super::value::Setting;
+
+/// A duration, or `never`.
+pub(super) struct Expiry(pub(super) Option<Duration>);
+
+impl Setting for Expiry {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self(None)),
+            _ => Duration::parse(text).map(|after| Self(Some(after))).map_err(|_| {
+                format!(
+                    "{text:?} is no duration: give a number with its unit, for example 10m, or \
+                     \"never\""
+                )
+            }),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map_or_else(|| "never".into(), |after| after.show())
+    }
+}
 
 /// A base address: http or https, no query, fragment or user; trailing slashes are dropped.
 impl Setting for Uri {

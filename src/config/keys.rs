@@ -28,6 +28,8 @@ pub(super) const KEYS: &[&str] = &[
     "credentials.mode",
     "credentials.uid",
     "credentials.gid",
+    "lease.expire_after",
+    "lease.revive_within",
     "shutdown.deregister",
     "shutdown.busy",
     "shutdown.drain_timeout",
@@ -163,7 +165,7 @@ mod tests {
         assert_eq!(meant("enrolment.token_file"), Some("enrollment.token_file"));
         assert_eq!(meant("enrolment.tokens"), Some("enrollment.tokens"));
         assert_eq!(meant("Log.Level"), Some("log.level"));
-        assert_eq!(meant("lease.expire_after"), None);
+        assert_eq!(meant("leases.after"), None);
         assert_eq!(meant(""), None);
     }
 }

@@ -28,6 +28,10 @@ pub struct Settings {
     pub credentials: Credentials,
     /// Full form (`docker://node:20`) of bare label names that arrive in Register.
     pub labels: BTreeMap<String, String>,
+    /// How long gone runners are kept.
+    pub lease: Lease,
+    /// Runners that are registered before any asks.
+    pub runners: Vec<DeclaredRunner>,
     /// What happens to runners when the broker ends.
     pub shutdown: Shutdown,
     /// Where records are kept.
@@ -163,6 +167,33 @@ pub enum Address {
     Gitea,
     /// This address.
     Url(Uri),
+}
+
+/// One of `[[runners]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredRunner {
+    /// What Gitea shows; no other declared runner has it.
+    pub name: String,
+    /// In full form (`ubuntu-latest:docker://node:20`), each bare name once.
+    pub labels: Vec<String>,
+}
+
+/// `[lease]`
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    /// How long a gone runner is kept before it is deregistered; `None`: for ever.
+    pub expire_after: Option<Duration>,
+    /// How long after that one that speaks again is registered anew.
+    pub revive_within: Duration,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            expire_after: Some(Duration::from_secs(10 * 60)),
+            revive_within: Duration::from_secs(24 * 60 * 60),
+        }
+    }
 }
 
 /// `[shutdown]`

@@ -10,13 +10,13 @@ use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::forms::{FilePath, Mode, StoreUrl};
+use super::forms::{Expiry, FilePath, Mode, StoreUrl};
 use super::problem::Problem;
 use super::reader::Reader;
 use super::value::Setting;
 use super::{
-    Admin, Credentials, Enrollment, Gitea, Listen, Log, Scope, Settings, Shutdown, Store, own,
-    secret, tokens,
+    Admin, Credentials, Enrollment, Gitea, Lease, Listen, Log, Scope, Settings, Shutdown, Store,
+    own, secret, tokens,
 };
 
 /// All settings; `None` where one that is needed is missing or wrong. What is wrong is noted in the
@@ -32,6 +32,8 @@ pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
         admin,
         credentials: credentials(reader),
         labels: reader.labels(),
+        lease: lease(reader),
+        runners: Vec::new(),
         shutdown: shutdown(reader),
         store: store(reader),
         log: log(reader),
@@ -145,6 +147,40 @@ fn credentials(reader: &mut Reader) -> Credentials {
         uid: reader.optional("credentials.uid"),
         gid: reader.optional("credentials.gid"),
     }
+}
+
+/// Longer, `never` is meant.
+const LONGEST_LEASE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The store keeps those that may be revived for so long.
+const LONGEST_REVIVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+fn lease(reader: &mut Reader) -> Lease {
+    let default = Lease::default();
+    let lease = Lease {
+        expire_after: reader.or("lease.expire_after", Expiry(default.expire_after)).0,
+        revive_within: reader.or("lease.revive_within", default.revive_within),
+    };
+    for (key, value, range, instead) in [
+        (
+            "lease.expire_after",
+            lease.expire_after,
+            Duration::from_secs(1)..=LONGEST_LEASE,
+            ", or \"never\"",
+        ),
+        ("lease.revive_within", Some(lease.revive_within), Duration::ZERO..=LONGEST_REVIVAL, ""),
+    ] {
+        if let Some(value) = value.filter(|value| !range.contains(value)) {
+            let message = format!(
+                "{} is not within {} and {}: set a time that is{instead}",
+                value.show(),
+                range.start().show(),
+                range.end().show()
+            );
+            let origin = reader.origin(key);
+            reader.problem(key, &origin, message);
+        }
+    }
+    lease
 }
 
 /// Beyond it, points in time cannot be told any more.

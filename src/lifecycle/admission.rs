@@ -81,12 +81,12 @@ impl Lifecycle {
             None => Ok(()),
         });
         allowed.map_err(|refusal| {
-            warn!(id = live.map(|live| live.upstream.id), %peer, reason = %refusal, "declaration refused");
+            warn!(id = live.map(|live| live.id()), %peer, reason = %refusal, "declaration refused");
             // A stranger's is Gitea's to refuse, and fills no audit trail.
             if let Some(live) = live {
                 self.note_event(Event {
                     token_id: Some(live.parent_id.clone()),
-                    runner_id: Some(live.upstream.id),
+                    runner_id: Some(live.id()),
                     runner: Some(live.record().name),
                     peer: Some(peer),
                     detail: refusal.to_string(),

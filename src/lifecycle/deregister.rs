@@ -106,7 +106,25 @@ impl Lifecycle {
         let task = self.running.spawn(async move {
             let _fate = live.fate.lock().await;
             let reason = match live.state() {
+                RecordState::Ended(earlier)
+                    if reason == Reason::Runner && earlier.is_revivable() =>
+                {
+                    // It asked itself, so it does not come back.
+                    let ended = RecordState::Ended(reason);
+                    this.store.set_state(live.record_id, ended, None).await?;
+                    live.set_state(ended);
+                    this.roster.remove(&live);
+                    return Ok(());
+                }
                 RecordState::Ended(_) => return Ok(()),
+                RecordState::Parked(earlier) if Self::parks(reason) => {
+                    if reason == Reason::Runner && earlier.is_revivable() {
+                        let parked = RecordState::Parked(reason);
+                        this.store.set_state(live.record_id, parked, None).await?;
+                        live.set_state(parked);
+                    }
+                    return Ok(());
+                }
                 state if again && state != RecordState::Deregistering(reason) => return Ok(()),
                 // The broker's end is the weakest reason: who was sent away before does not come back.
                 RecordState::Deregistering(earlier) if reason == Reason::Shutdown => earlier,
@@ -128,6 +146,9 @@ impl Lifecycle {
         match result {
             Ok(Some(outcome)) => {
                 self.metrics.deregistration(reason, *outcome);
+                if *outcome == Outcome::Parked {
+                    return;
+                }
                 info!(
                     runner,
                     id,
@@ -151,15 +172,19 @@ impl Lifecycle {
     /// `None`: the runner came back in time.
     async fn delete(
         &self,
-        live: &Live,
+        live: &Arc<Live>,
         reason: Reason,
         force: Force,
         by: By,
     ) -> Result<Option<Outcome>, DeregisterError> {
-        if self.gitea.tokens().api.is_none() {
-            return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
-        }
         spare_busy(live, force)?;
+        if self.gitea.tokens().api.is_none() {
+            if !Self::parks(reason) {
+                return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
+            }
+            self.cancel_tasks(live).await?;
+            return self.park(live, reason, by).await.map(Some);
+        }
         let before = live.state();
         let state = RecordState::Deregistering(reason);
         if before != state {
@@ -193,23 +218,34 @@ impl Lifecycle {
     }
 
     /// It is gone from Gitea: ends its record.
-    async fn end(&self, live: &Live, reason: Reason, by: By) -> Result<(), StoreError> {
+    pub(super) async fn end(
+        &self,
+        live: &Arc<Live>,
+        reason: Reason,
+        by: By,
+    ) -> Result<(), StoreError> {
         // Before the record ends, so that no crash leaves a file that nobody removes.
         self.remove_file(live).await;
         let state = RecordState::Ended(reason);
         let record = live.record();
         let event = Event {
-            token_id: Some(record.parent_id),
-            runner_id: Some(live.upstream.id),
+            token_id: (!record.parent_id.is_empty()).then_some(record.parent_id),
+            runner_id: Some(live.id()),
             runner: Some(record.name),
             peer: by.peer,
             detail: reason.as_str().into(),
             ..Event::now(by.actor, What::RunnerDeregistered)
         };
         self.store.set_state(live.record_id, state, Some(event)).await?;
+        let rested = live.is_resting();
         live.set_state(state);
-        self.roster.remove(live);
-        self.enrollment.left(&live.parent_id);
+        match reason.is_revivable() {
+            true => self.roster.lay_down(live),
+            false => self.roster.remove(live),
+        }
+        if !rested {
+            self.enrollment.left(&live.parent_id);
+        }
         self.has_moved();
         Ok(())
     }
@@ -251,10 +287,10 @@ impl Lifecycle {
 
     async fn cancel_tasks(&self, live: &Live) -> Result<(), DeregisterError> {
         for task in live.tasks() {
-            match self.gitea.report_cancelled(&live.upstream, task).await {
+            match self.gitea.report_cancelled(&live.upstream().credentials, task).await {
                 Ok(()) => {
                     live.note(|activity| activity.done_with(task));
-                    info!(id = live.upstream.id, task, "task reported as cancelled");
+                    info!(id = live.id(), task, "task reported as cancelled");
                 }
                 Err(CallError::Unregistered) => return Ok(()),
                 Err(error) => return Err(call_failed(error)),
@@ -270,7 +306,7 @@ impl Lifecycle {
         state: RecordState,
         force: Force,
     ) -> Result<Option<Outcome>, DeregisterError> {
-        let id = live.upstream.id;
+        let id = live.id();
         self.cancel_tasks(live).await?;
         match before_delete(self.prove(live).await?, id) {
             Step::Delete => {}
@@ -310,16 +346,20 @@ impl Lifecycle {
         DeregisterError::Refused(format!(
             "Gitea hides runner {} from the broker's API token, although the runner is there: give \
              the token the scope {} and an owner who administers {}",
-            live.upstream.id,
+            live.id(),
             token_scope(&live.scope),
             live.scope
         ))
     }
 
-    async fn prove(&self, live: &Live) -> Result<Proof, DeregisterError> {
+    pub(super) async fn prove(&self, live: &Live) -> Result<Proof, DeregisterError> {
         // Declare replaces the labels, so the runner's own last ones go along.
         let record = live.record();
-        match self.gitea.declare(&live.upstream, &record.version, &record.labels).await {
+        match self
+            .gitea
+            .declare(&live.upstream().credentials, &record.version, &record.labels)
+            .await
+        {
             Ok(runner) => Ok(Proof::Id(runner.id)),
             Err(CallError::Unregistered) => Ok(Proof::Unregistered),
             Err(error) => Err(call_failed(error)),
@@ -329,7 +369,8 @@ impl Lifecycle {
     /// Gitea registered a runner that cannot be kept: it is deleted again, or left to be settled by its
     /// intent, which is still in the store.
     pub(super) async fn roll_back(&self, intent: Intent, credentials: &Credentials) {
-        if self.roster.all().iter().any(|live| live.upstream.uuid == credentials.uuid) {
+        if self.roster.all().iter().any(|live| live.upstream().credentials.uuid == credentials.uuid)
+        {
             error!(
                 id = credentials.id,
                 "Gitea's answer names a runner that registered before, which is left alone: does \

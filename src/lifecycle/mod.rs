@@ -8,6 +8,7 @@ mod deregister;
 mod desk;
 mod enrollment;
 mod exchange;
+mod park;
 mod random;
 mod register;
 mod revoke;
@@ -16,6 +17,7 @@ mod runner_file;
 mod settle;
 mod tokens;
 mod upkeep;
+mod wake;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +36,7 @@ pub(crate) use random::random_hex;
 pub use register::Registration;
 pub use roster::{Live, Roster};
 pub use tokens::{By, Issued, TokenError, TokenNow};
-pub use upkeep::STATES;
+pub use upkeep::{STATES, UNCLEAR};
 
 use crate::broker::claims::CLAIM_TIMEOUT;
 use crate::broker::limiter::Limiter;
@@ -166,8 +168,15 @@ impl Lifecycle {
         lifecycle.declare_tokens().await;
         lifecycle.write_events().await?;
         for record in lifecycle.store.runners().await? {
-            lifecycle.enrollment.joined(&record.parent_id);
+            if !record.state.is_resting() {
+                lifecycle.enrollment.joined(&record.parent_id);
+            }
             lifecycle.roster.insert(record);
+        }
+        let revive_within = lifecycle.settings.load().lease.revive_within;
+        let since = SystemTime::now().checked_sub(revive_within).unwrap_or(SystemTime::UNIX_EPOCH);
+        for record in lifecycle.store.asleep(since).await? {
+            lifecycle.roster.insert_asleep(record);
         }
         // A crash may have come between a token's end and that of its runners.
         lifecycle.revoke_runners().await;

@@ -15,7 +15,7 @@ use super::desk::{Answer, Delivery, Entry, Landed};
 use super::enrollment::{Identified, Reservation};
 use super::random::random_hex;
 use crate::broker::policy::Asks;
-use crate::broker::{Credentials, Event, Intent, Key, RecordId, RecordState, What};
+use crate::broker::{Credentials, Event, Intent, Key, Origin, RecordId, RecordState, What};
 use crate::config::Scope;
 use crate::connect::{Code, ConnectError, splice};
 use crate::fault;
@@ -138,7 +138,7 @@ impl Lifecycle {
             self.desk.forget(record_id);
             return None;
         };
-        info!(runner = key.name, id = live.upstream.id, "runner asked again: same identity");
+        info!(runner = key.name, id = live.id(), "runner asked again: same identity");
         let scope = live.scope.to_string();
         self.metrics.registration(&scope, Outcome::Repeated, Duration::ZERO);
         let answer = Answer { headers: HeaderMap::new(), body };
@@ -247,6 +247,9 @@ impl Lifecycle {
         let new = NewRunner {
             intent: intent.clone(),
             credentials: credentials.clone(),
+            taken_over: None,
+            origin: Origin::Enrolled,
+            declare_due: false,
             name: runner.name,
             labels: intent.key.labels.clone(),
             version: intent.version.clone(),

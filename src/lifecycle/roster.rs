@@ -1,29 +1,81 @@
 //! The live runners, in memory: who they are and what they do. What it learns from the traffic is
 //! written to the store in batches, so that no passed-through request waits for a disk.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Instant, SystemTime};
 
-use crate::broker::{Activity, Credentials, Presence, Reason, Record, RecordId, RecordState};
+use arc_swap::ArcSwap;
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
+use secrecy::ExposeSecret;
+
+use crate::broker::{
+    Activity, Credentials, Origin, Presence, Reason, Record, RecordId, RecordState,
+};
 use crate::config::Scope;
 use crate::store::Touch;
 
-/// One live runner. What never changes is read without a lock.
+const RUNNER_UUID: HeaderName = HeaderName::from_static("x-runner-uuid");
+const RUNNER_TOKEN: HeaderName = HeaderName::from_static("x-runner-token");
+
+/// What Gitea knows a runner by.
+pub struct Upstream {
+    /// Its id, uuid and token there.
+    pub credentials: Credentials,
+    /// Both headers, where they are others than the runner shows.
+    swapped: Option<[HeaderValue; 2]>,
+}
+
+impl Upstream {
+    fn of(record: &Record) -> Self {
+        let credentials = record.upstream.clone();
+        let apart = credentials.uuid != record.presented.uuid
+            || !credentials.token_is(record.presented.token.expose_secret().as_bytes());
+        let header = |text: &str| {
+            let mut value = HeaderValue::from_str(text).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        // What no header can carry was never Gitea's.
+        let swapped = apart
+            .then(|| Some([header(&credentials.uuid)?, header(credentials.token.expose_secret())?]))
+            .flatten();
+        Self { credentials, swapped }
+    }
+
+    /// Whether the runner shows something else.
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        self.swapped.is_some()
+    }
+
+    /// Puts what Gitea knows in the place of what the runner shows.
+    pub fn swap(&self, headers: &mut HeaderMap) {
+        if let Some([uuid, token]) = &self.swapped {
+            headers.insert(RUNNER_UUID, uuid.clone());
+            headers.insert(RUNNER_TOKEN, token.clone());
+        }
+    }
+}
+
+/// One runner. What never changes is read without a lock.
 pub struct Live {
     /// The broker's own number of it.
     pub record_id: RecordId,
     /// Where it serves.
     pub scope: Scope,
-    /// Id of the enrollment token that it came by.
+    /// How the broker came to know it.
+    pub origin: Origin,
+    /// Id of the enrollment token that it came by; empty where it came by none.
     pub parent_id: String,
     /// Whether Gitea removes it after one task.
     pub ephemeral: bool,
     /// What it shows.
     pub presented: Credentials,
-    /// What Gitea knows.
-    pub upstream: Credentials,
+    upstream: ArcSwap<Upstream>,
     /// Held by whoever changes its fate, so that only one does at a time.
     pub fate: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
@@ -45,10 +97,11 @@ impl Live {
         Self {
             record_id: record.record_id,
             scope: record.scope.clone(),
+            origin: record.origin,
             parent_id: record.parent_id.clone(),
             ephemeral: record.ephemeral,
             presented: record.presented.clone(),
-            upstream: record.upstream.clone(),
+            upstream: ArcSwap::from_pointee(Upstream::of(&record)),
             fate: tokio::sync::Mutex::new(()),
             inner: Mutex::new(Inner {
                 activity: Activity::new(now, record.spoke, &record.tasks),
@@ -60,9 +113,57 @@ impl Live {
         }
     }
 
+    fn key(&self) -> String {
+        self.presented.uuid.to_ascii_lowercase()
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Every change is a single assignment, so a poisoned record is still whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What Gitea knows it by.
+    #[must_use]
+    pub fn upstream(&self) -> Arc<Upstream> {
+        self.upstream.load_full()
+    }
+
+    /// Gitea's id of it; 0 as long as Gitea has not told it.
+    #[must_use]
+    pub fn id(&self) -> i64 {
+        self.upstream.load().credentials.id
+    }
+
+    /// Puts what Gitea knows in the place of what the runner shows, where that differs.
+    pub fn swap(&self, headers: &mut HeaderMap) {
+        self.upstream.load().swap(headers);
+    }
+
+    /// Gitea knows it by other credentials from now on, and it starts anew; the store has that already.
+    pub(super) fn set_upstream(&self, credentials: Credentials) {
+        let mut inner = self.inner();
+        inner.record.upstream = credentials;
+        inner.record.state = RecordState::Active;
+        inner.record.ended_at = None;
+        inner.record.declare_due = true;
+        inner.record.disabled = false;
+        inner.state_touched = false;
+        inner.activity = Activity::new(Instant::now(), inner.record.spoke, &[]);
+        self.upstream.store(Arc::new(Upstream::of(&inner.record)));
+    }
+
+    /// Gitea has told its id and name; the store has that already.
+    pub(super) fn set_identity(&self, id: i64, name: &str) {
+        let mut inner = self.inner();
+        inner.record.presented.id = id;
+        inner.record.upstream.id = id;
+        inner.record.name = name.to_owned();
+        self.upstream.store(Arc::new(Upstream::of(&inner.record)));
+    }
+
+    /// The broker has, or no longer has, Gitea keep tasks from it.
+    pub(super) fn set_disabled(&self, disabled: bool) {
+        self.inner().record.disabled = disabled;
     }
 
     /// The runner made a call. Returns whether it was its first. `stays`: one that was to be deregistered
@@ -101,6 +202,13 @@ impl Live {
         let mut inner = self.inner();
         inner.record.version = version.to_owned();
         inner.record.labels = labels.to_vec();
+        inner.record.declare_due = false;
+    }
+
+    /// Whether the broker has to declare it.
+    #[must_use]
+    pub fn declare_is_due(&self) -> bool {
+        self.inner().record.declare_due
     }
 
     /// A runner file was written or removed.
@@ -110,7 +218,15 @@ impl Live {
 
     /// Its record moved on.
     pub fn set_state(&self, state: RecordState) {
-        self.inner().record.state = state;
+        let mut inner = self.inner();
+        inner.record.state = state;
+        inner.record.ended_at = matches!(state, RecordState::Ended(_)).then(SystemTime::now);
+    }
+
+    /// Whether it is none any more, unless it may be woken.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        self.state().is_resting()
     }
 
     /// Where its record stands.
@@ -209,43 +325,97 @@ fn last_seen(inner: &Inner, now: Instant) -> Option<SystemTime> {
     }
 }
 
-/// All live runners, by the uuid that they present, in small letters.
+/// All runners, by the uuid that they present, in small letters.
 #[derive(Default)]
 pub struct Roster {
-    by_uuid: RwLock<HashMap<String, Arc<Live>>>,
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Those that Gitea knows, parked ones too.
+    live: HashMap<String, Arc<Live>>,
+    /// Those that ended and may be revived.
+    asleep: HashMap<String, Arc<Live>>,
+    /// What Gitea knows runners by that show something else. Who shows one of these had it before, and it
+    /// is another's now.
+    apart: HashSet<String>,
 }
 
 impl Roster {
     /// Adds a runner that was registered or read from the store.
     pub fn insert(&self, record: Record) -> Arc<Live> {
         let live = Arc::new(Live::new(record, Instant::now()));
-        self.write().insert(live.presented.uuid.to_ascii_lowercase(), Arc::clone(&live));
+        self.wake(&live);
         live
+    }
+
+    /// Adds one that ended and may be revived.
+    pub(super) fn insert_asleep(&self, record: Record) {
+        let live = Arc::new(Live::new(record, Instant::now()));
+        self.write().asleep.insert(live.key(), live);
+    }
+
+    /// One that is live, or is so again, perhaps with other credentials in Gitea.
+    pub(super) fn wake(&self, live: &Arc<Live>) {
+        let mut known = self.write();
+        known.asleep.remove(&live.key());
+        known.live.insert(live.key(), Arc::clone(live));
+        let upstream = live.upstream();
+        if upstream.is_apart() {
+            known.apart.insert(upstream.credentials.uuid.to_ascii_lowercase());
+        }
     }
 
     /// Takes a runner off.
     pub fn remove(&self, live: &Live) {
-        self.write().remove(&live.presented.uuid.to_ascii_lowercase());
+        let mut known = self.write();
+        known.live.remove(&live.key());
+        known.asleep.remove(&live.key());
+        let upstream = live.upstream();
+        if upstream.is_apart() {
+            known.apart.remove(&upstream.credentials.uuid.to_ascii_lowercase());
+        }
     }
 
-    /// The runner that these credentials belong to, where the token is right too.
+    /// Takes a runner off that may be revived.
+    pub(super) fn lay_down(&self, live: &Arc<Live>) {
+        self.remove(live);
+        self.write().asleep.insert(live.key(), Arc::clone(live));
+    }
+
+    /// Those that ended and may be revived.
+    #[must_use]
+    pub(super) fn asleep(&self) -> Vec<Arc<Live>> {
+        self.read().asleep.values().cloned().collect()
+    }
+
+    /// The runner that these credentials belong to, where the token is right too. It may be one that rests.
     #[must_use]
     pub fn authenticate(&self, uuid: &str, token: &[u8]) -> Option<Arc<Live>> {
-        // Some of Gitea's databases take capital letters for small ones, so they are the same runner here.
-        let small = uuid.bytes().any(|b| b.is_ascii_uppercase()).then(|| uuid.to_ascii_lowercase());
-        self.read()
-            .get(small.as_deref().unwrap_or(uuid))
+        let uuid = small(uuid);
+        let known = self.read();
+        known
+            .live
+            .get(&*uuid)
+            .or_else(|| known.asleep.get(&*uuid))
             .filter(|live| live.presented.token_is(token))
             .cloned()
+    }
+
+    /// Whether this is what Gitea knows a runner by that shows something else.
+    #[must_use]
+    pub fn is_apart(&self, uuid: &str) -> bool {
+        self.read().apart.contains(&*small(uuid))
     }
 
     /// Makes a path a runner's own. It is another's already: that one's id.
     pub(super) fn claim_file(&self, path: &Path, newcomer: &Live) -> Result<(), i64> {
         // Held over both steps, so that of two newcomers only one finds it free.
         let all = self.write();
-        let mut others = all.values().filter(|live| live.record_id != newcomer.record_id);
+        let mut others = all.live.values().filter(|live| live.record_id != newcomer.record_id);
         match others.find(|live| live.inner().record.file.as_deref() == Some(path)) {
-            Some(owner) => Err(owner.upstream.id),
+            Some(owner) => Err(owner.id()),
             None => {
                 newcomer.set_file(Some(path.to_owned()));
                 Ok(())
@@ -253,16 +423,16 @@ impl Roster {
         }
     }
 
-    /// The runner of this record.
+    /// The runner of this record, where it is live.
     #[must_use]
     pub fn get(&self, record_id: RecordId) -> Option<Arc<Live>> {
-        self.read().values().find(|live| live.record_id == record_id).cloned()
+        self.read().live.values().find(|live| live.record_id == record_id).cloned()
     }
 
-    /// All of them, oldest first.
+    /// All that Gitea knows, oldest first; parked ones too.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Live>> {
-        let mut all: Vec<_> = self.read().values().cloned().collect();
+        let mut all: Vec<_> = self.read().live.values().cloned().collect();
         all.sort_unstable_by_key(|live| live.record_id);
         all
     }
@@ -270,14 +440,22 @@ impl Roster {
     /// What the traffic told and the store does not have yet: each is handed out once.
     #[must_use]
     pub fn take_touches(&self) -> Vec<Touch> {
-        self.read().values().filter_map(|live| live.take_touch()).collect()
+        self.read().live.values().filter_map(|live| live.take_touch()).collect()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<String, Arc<Live>>> {
-        self.by_uuid.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<String, Arc<Live>>> {
-        self.by_uuid.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Some of Gitea's databases take capital letters for small ones, so they are the same runner here.
+fn small(uuid: &str) -> Cow<'_, str> {
+    match uuid.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => uuid.to_ascii_lowercase().into(),
+        false => uuid.into(),
     }
 }

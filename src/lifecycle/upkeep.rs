@@ -7,13 +7,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
 use super::Lifecycle;
-use crate::broker::Presence;
 use crate::broker::token::{Origin, State};
+use crate::broker::{Presence, RecordState};
 use crate::gitea::RestError;
 use crate::store::StoreError;
 
-/// What a runner can be doing; what the records tell beside it is counted apart.
-pub const STATES: [&str; 4] = ["idle", "busy", "draining", "gone"];
+/// What a runner can be doing.
+pub const STATES: [&str; 7] = ["idle", "busy", "draining", "gone", "parked", "lost", UNCLEAR];
+/// A registration of which it is not known whether Gitea acted counts as a runner in this state.
+pub const UNCLEAR: &str = "unclear";
 
 /// How often tokens and events of long ago are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
@@ -132,11 +134,11 @@ impl Lifecycle {
                 *count += 1;
             }
         }
+        let unclear = i64::try_from(self.unsettled()).unwrap_or(i64::MAX);
         for (state, count) in counts {
+            let count = if state == UNCLEAR { unclear } else { count };
             self.metrics.runners.with_label_values(&[scope.as_str(), state]).set(count);
         }
-        let unclear = i64::try_from(self.unsettled()).unwrap_or(i64::MAX);
-        self.metrics.runners.with_label_values(&[scope.as_str(), "unclear"]).set(unclear);
     }
 
     fn measure_tokens(&self) {
@@ -205,11 +207,13 @@ impl Lifecycle {
     /// The word for what a runner does.
     #[must_use]
     pub fn state_of(&self, live: &super::Live) -> &'static str {
-        match live.presence() {
-            _ if live.is_deregistering() => "draining",
-            Presence::Busy => "busy",
-            Presence::Idle => "idle",
-            Presence::Gone => "gone",
+        match (live.state(), live.presence()) {
+            (RecordState::Parked(_) | RecordState::Ended(_), _) => "parked",
+            (RecordState::Lost, _) => "lost",
+            (RecordState::Deregistering(_), _) => "draining",
+            (RecordState::Active, Presence::Busy) => "busy",
+            (RecordState::Active, Presence::Idle) => "idle",
+            (RecordState::Active, Presence::Gone) => "gone",
         }
     }
 }

@@ -127,7 +127,7 @@ impl Proxy {
     }
 
     /// Where a call comes from, as far as a trusted proxy tells.
-    fn peer(&self, connection: &Connection, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn peer(&self, connection: &Connection, headers: &HeaderMap) -> IpAddr {
         let trusted = &self.lifecycle.settings.load().listen.trusted_proxies;
         client_address(connection.peer.ip(), headers.get_all("x-forwarded-for").iter(), trusted)
     }
@@ -143,11 +143,12 @@ impl Proxy {
             .inspect_err(|error| self.malformed(Route::Declare, connection, &error.message))?;
         let peer = self.peer(connection, &call.parts.headers);
         self.lifecycle.admit_labels(live.as_deref(), &request.labels, peer)?;
-        let response = self.send(call.parts, OutBody::Full(Some(call.raw))).await?;
+        let response =
+            self.send(call.parts, OutBody::Full(Some(call.raw)), live.as_deref()).await?;
         if let (Some(live), StatusCode::OK) = (live, response.status()) {
             live.declared(&request.version, &request.labels);
             info!(
-                id = live.upstream.id,
+                id = live.id(),
                 labels = request.labels.join(","),
                 version = request.version,
                 "runner declared"
@@ -155,7 +156,7 @@ impl Proxy {
             let stored =
                 self.lifecycle.store.declare(live.record_id, request.labels, request.version).await;
             if let Err(error) = stored {
-                error!(%error, id = live.upstream.id, "the store did not take a runner's labels");
+                error!(%error, id = live.id(), "the store did not take a runner's labels");
             }
         }
         Ok(self.stream(response))

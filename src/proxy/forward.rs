@@ -32,6 +32,8 @@ impl Proxy {
     ) -> Response<ProxyBody> {
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
+        let asks = live.clone();
+        // Begun before the request goes out: from then on it may bring a task.
         let watched = match (route, live) {
             (Route::FetchTask, Some(live)) => {
                 Some(Watched::FetchTask(Polling::new(live, Arc::clone(&self.lifecycle))))
@@ -41,17 +43,18 @@ impl Proxy {
             }
             _ => None,
         };
-        match self.send(parts, body).await {
+        match self.send(parts, body, asks.as_deref()).await {
             Ok(response) => self.watch(response, watched),
             Err(error) => super::service::refuse(error),
         }
     }
 
-    /// Sends a request to Gitea; the answer's headers are cleaned.
+    /// Sends a request to Gitea, as the runner that Gitea knows; the answer's headers are cleaned.
     pub(super) async fn send(
         &self,
         mut parts: Parts,
         body: OutBody,
+        live: Option<&Live>,
     ) -> Result<Response<Incoming>, ConnectError> {
         let Some(path_and_query) = parts.uri.path_and_query() else {
             return Err(ConnectError::new(
@@ -62,6 +65,9 @@ impl Proxy {
         parts.uri = self.upstream.uri(path_and_query);
         parts.version = Version::HTTP_11;
         headers::clean_request(&mut parts.headers);
+        if let Some(live) = live {
+            live.swap(&mut parts.headers);
+        }
         // What the client's library or this side's left there is of no use to the other connection.
         parts.extensions.clear();
         let limit = time_limit(&parts.headers);

@@ -52,6 +52,17 @@ impl Proxy {
         let (Class::Plain(route) | Class::Disguised(route)) = class;
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
         let live = connection.heard(&request);
+        if let (Class::Plain(route), Some(live)) = (class, &live)
+            && live.is_resting()
+            && !matches!(route, Route::Register | Route::Deregister)
+        {
+            let peer = self.peer(&connection, request.headers());
+            if let Err(error) = self.lifecycle.wake(live, peer).await {
+                let response = refuse(error);
+                self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
+                return Ok(response);
+            }
+        }
         let response = match class {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(_) if request.method() == Method::CONNECT => refuse(ConnectError::new(

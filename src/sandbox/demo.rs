@@ -216,6 +216,8 @@ fn settings(
             ..config::Credentials::default()
         },
         labels: BTreeMap::from(labels),
+        lease: config::Lease::default(),
+        runners: Vec::new(),
         shutdown: config::Shutdown {
             deregister: config::Deregister::Gone,
             ..config::Shutdown::default()

@@ -13,6 +13,7 @@ mod tests;
 mod tokens;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,7 +23,8 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Credentials, Event, Intent, Key, Record, RecordId, RecordState};
+use crate::broker::{Credentials, Event, Intent, Key, Origin, Record, RecordId, RecordState};
+use crate::config::Scope;
 
 pub use error::StoreError;
 pub use events::EventFilter;
@@ -55,8 +57,14 @@ pub struct StoredIntent {
 pub struct NewRunner {
     /// The intent that this completes.
     pub intent: Intent,
-    /// As Gitea answered them.
+    /// What the runner is to show: as Gitea answered it, or the broker's own where an identity is taken over.
     pub credentials: Credentials,
+    /// The parked record whose identity it takes over, which ends with that, and what Gitea knows it by.
+    pub taken_over: Option<(RecordId, Credentials)>,
+    /// How the broker came to know it.
+    pub origin: Origin,
+    /// The broker has to declare it.
+    pub declare_due: bool,
     /// As Gitea answered it.
     pub name: String,
     /// Bare label names, without the intent's.
@@ -73,6 +81,29 @@ pub struct NewRunner {
     pub token_ids: Vec<String>,
     /// What the audit trail says of it.
     pub event: Event,
+}
+
+/// A runner that was registered before the broker knew it.
+#[derive(Clone)]
+pub struct Adopted {
+    /// Where it serves.
+    pub scope: Scope,
+    /// What it shows; the id is 0 as long as Gitea has not told it.
+    pub credentials: Credentials,
+    /// As Gitea told it; empty as long as it has not.
+    pub name: String,
+    /// Bare label names, as far as they are known.
+    pub labels: Vec<String>,
+    /// The runner's version, likewise.
+    pub version: String,
+    /// Removed by Gitea after its one task, as far as is known.
+    pub ephemeral: bool,
+    /// Where its call came from.
+    pub peer: IpAddr,
+    /// The address at which it dialled the broker, where it told one.
+    pub dialled: Option<String>,
+    /// Whether it made a call with its credentials.
+    pub spoke: bool,
 }
 
 /// An answer that its runner may not have got yet.
@@ -174,6 +205,59 @@ impl Store {
         self.call(move |c| queries::complete(c, &new)).await
     }
 
+    /// Gives a record new credentials in Gitea, in the place of its intent; it is live again, and the broker has to
+    /// declare it. All or nothing.
+    ///
+    /// # Errors
+    /// The intent is still kept, and the record is as it was.
+    pub async fn revive(
+        &self,
+        id: RecordId,
+        nonce: &str,
+        upstream: Credentials,
+        event: Event,
+    ) -> Result<(), StoreError> {
+        let nonce = nonce.to_owned();
+        self.call(move |c| queries::revive(c, id, &nonce, &upstream, &event)).await
+    }
+
+    /// Keeps a runner that was registered before.
+    ///
+    /// # Errors
+    /// There is no record of it, or there was one before.
+    pub async fn adopt(&self, new: Adopted, event: Event) -> Result<Record, StoreError> {
+        self.call(move |c| queries::adopt(c, &new, &event)).await
+    }
+
+    /// Keeps what Gitea told of an adopted runner.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn identify(
+        &self,
+        id: RecordId,
+        gitea_id: i64,
+        name: String,
+    ) -> Result<(), StoreError> {
+        self.call(move |c| queries::identify(c, id, gitea_id, &name)).await
+    }
+
+    /// Records that ended after `since` and may be revived, oldest first.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn asleep(&self, since: SystemTime) -> Result<Vec<Record>, StoreError> {
+        self.call(move |c| queries::asleep(c, since)).await
+    }
+
+    /// Keeps whether the broker has a runner switched off in Gitea.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn set_disabled(&self, id: RecordId, disabled: bool) -> Result<(), StoreError> {
+        self.call(move |c| queries::set_disabled(c, id, disabled)).await
+    }
+
     /// All records that have not ended, oldest first.
     ///
     /// # Errors
@@ -207,7 +291,7 @@ impl Store {
         self.call(move |c| queries::answer(c, id)).await
     }
 
-    /// Keeps what a runner told by Declare.
+    /// Keeps what a runner told by Declare, or the broker for it; none is due any more.
     ///
     /// # Errors
     /// Nothing was changed.
@@ -228,7 +312,7 @@ impl Store {
         self.call(move |c| queries::set_file(c, id, file.as_deref())).await
     }
 
-    /// Moves a record to another state. One that ends forgets its kept answer and its tasks.
+    /// Moves a record to another state. One that is parked or ends forgets its kept answer and its tasks.
     ///
     /// # Errors
     /// Nothing was changed, and the event was not kept.
@@ -308,6 +392,15 @@ impl fmt::Debug for NewRunner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewRunner")
             .field("intent", &self.intent)
+            .field("credentials", &self.credentials)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Adopted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adopted")
             .field("credentials", &self.credentials)
             .field("name", &self.name)
             .finish_non_exhaustive()

@@ -15,6 +15,7 @@ use super::queries;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_enrollment_tokens.sql"),
+    include_str!("migrations/0003_life.sql"),
 ];
 /// Set by the first migration.
 const APPLICATION_ID: i64 = 0x5242_726b;
@@ -35,8 +36,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         }
         connection.pragma_update_and_check(None, "journal_mode", journal, |_row| Ok(()))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
+        // A migration may make a table anew that others refer to.
+        connection.pragma_update(None, "foreign_keys", false)?;
         migrate(&mut connection)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
         queries::prune(&connection, SystemTime::now())?;
         Ok(Ok(connection))
     })()

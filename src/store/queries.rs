@@ -9,11 +9,13 @@ use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
 use secrecy::ExposeSecret;
 
 use super::rows::{self, list_text, state_text, time_ms};
-use super::{KeptAnswer, NewRunner, StoredIntent, Touch, events, tokens};
-use crate::broker::{Event, Intent, Record, RecordId, RecordState};
+use super::{Adopted, KeptAnswer, NewRunner, StoredIntent, Touch, events, tokens};
+use crate::broker::{Credentials, Event, Intent, Reason, Record, RecordId, RecordState};
 
 /// How long an ended record is kept, so that a second Deregister gets the same answer; an ended token likewise.
 pub(super) const KEEP_ENDED: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long one is kept that may be revived; no setting asks for more.
+const KEEP_REVIVABLE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 pub(super) fn insert_intent(c: &Connection, intent: &Intent) -> Result<()> {
     let key = &intent.key;
@@ -57,18 +59,32 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
     let key = &intent.key;
     let tx = c.transaction()?;
     drop_intent(&tx, &intent.nonce)?;
+    let upstream = match &new.taken_over {
+        Some((parked, upstream)) => {
+            end_parked(&tx, *parked, new.registered_at)?;
+            upstream
+        }
+        None => credentials,
+    };
     tx.prepare_cached(
         "INSERT INTO runners (scope, presented_id, presented_uuid, presented_token,
                               upstream_id, upstream_uuid, upstream_token,
-                              name, labels, version, ephemeral, parent_id, peer, dialled, registered_at)
-         VALUES (:scope, :id, :uuid, :token, :id, :uuid, :token,
-                 :name, :labels, :version, :ephemeral, :parent_id, :peer, :dialled, :registered_at)",
+                              name, labels, version, ephemeral, origin, parent_id, peer, dialled,
+                              registered_at, declare_due)
+         VALUES (:scope, :id, :uuid, :token, :upstream_id, :upstream_uuid, :upstream_token,
+                 :name, :labels, :version, :ephemeral, :origin, :parent_id, :peer, :dialled,
+                 :registered_at, :declare_due)",
     )?
     .execute(named_params! {
         ":scope": intent.scope.to_string(),
         ":id": credentials.id,
         ":uuid": credentials.uuid,
         ":token": credentials.token.expose_secret(),
+        ":upstream_id": upstream.id,
+        ":upstream_uuid": upstream.uuid,
+        ":upstream_token": upstream.token.expose_secret(),
+        ":origin": new.origin.as_str(),
+        ":declare_due": new.declare_due,
         ":name": new.name,
         ":labels": list_text(&new.labels),
         ":version": new.version,
@@ -102,6 +118,99 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
         .query_row([id], rows::record)?;
     tx.commit()?;
     Ok(record)
+}
+
+/// Its identity is another's from now on.
+fn end_parked(c: &Connection, id: RecordId, at: SystemTime) -> Result<()> {
+    let ended = c
+        .prepare_cached(
+            "UPDATE runners SET state = 'ended', ended_at = ?
+             WHERE record_id = ? AND state = 'parked'",
+        )?
+        .execute(params![time_ms(at), id.0])?;
+    if ended == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(ended)) }
+}
+
+pub(super) fn revive(
+    c: &mut Connection,
+    id: RecordId,
+    nonce: &str,
+    upstream: &Credentials,
+    event: &Event,
+) -> Result<()> {
+    let tx = c.transaction()?;
+    drop_intent(&tx, nonce)?;
+    tx.prepare_cached(
+        "UPDATE runners SET upstream_id = ?, upstream_uuid = ?, upstream_token = ?, state = 'active',
+                            reason = NULL, ended_at = NULL, declare_due = 1, disabled = 0
+         WHERE record_id = ?",
+    )?
+    .execute(params![upstream.id, upstream.uuid, upstream.token.expose_secret(), id.0])?;
+    events::insert(&tx, event)?;
+    tx.commit()
+}
+
+pub(super) fn adopt(c: &mut Connection, new: &Adopted, event: &Event) -> Result<Record> {
+    let credentials = &new.credentials;
+    let tx = c.transaction()?;
+    tx.prepare_cached(
+        "INSERT INTO runners (scope, presented_id, presented_uuid, presented_token,
+                              upstream_id, upstream_uuid, upstream_token,
+                              name, labels, version, ephemeral, origin, parent_id, peer, dialled,
+                              registered_at, delivered, spoke)
+         VALUES (:scope, :id, :uuid, :token, :id, :uuid, :token,
+                 :name, :labels, :version, :ephemeral, 'adopted', '', :peer, :dialled, :at, 1, :spoke)",
+    )?
+    .execute(named_params! {
+        ":scope": new.scope.to_string(),
+        ":id": credentials.id,
+        ":uuid": credentials.uuid,
+        ":token": credentials.token.expose_secret(),
+        ":name": new.name,
+        ":labels": list_text(&new.labels),
+        ":version": new.version,
+        ":ephemeral": new.ephemeral,
+        ":peer": new.peer.to_string(),
+        ":dialled": new.dialled,
+        ":at": time_ms(event.at),
+        ":spoke": new.spoke,
+    })?;
+    let id = tx.last_insert_rowid();
+    events::insert(&tx, event)?;
+    let record = tx
+        .prepare_cached("SELECT * FROM runners WHERE record_id = ?")?
+        .query_row([id], rows::record)?;
+    tx.commit()?;
+    Ok(record)
+}
+
+pub(super) fn identify(c: &Connection, id: RecordId, gitea_id: i64, name: &str) -> Result<()> {
+    c.prepare_cached(
+        "UPDATE runners SET presented_id = ?1, upstream_id = ?1, name = ?2 WHERE record_id = ?3",
+    )?
+    .execute(params![gitea_id, name, id.0])?;
+    Ok(())
+}
+
+/// Records that ended after `since` and may be revived, oldest first.
+pub(super) fn asleep(c: &Connection, since: SystemTime) -> Result<Vec<Record>> {
+    let mut records: Vec<Record> = c
+        .prepare_cached(
+            "SELECT * FROM runners WHERE state = 'ended' AND ended_at > ? ORDER BY record_id",
+        )?
+        .query_map([time_ms(since)], rows::record)?
+        .collect::<Result<_>>()?;
+    records.retain(|record| match record.state {
+        RecordState::Ended(reason) => reason.is_revivable(),
+        _ => false,
+    });
+    Ok(records)
+}
+
+pub(super) fn set_disabled(c: &Connection, id: RecordId, disabled: bool) -> Result<()> {
+    c.prepare_cached("UPDATE runners SET disabled = ? WHERE record_id = ?")?
+        .execute(params![disabled, id.0])?;
+    Ok(())
 }
 
 pub(super) fn runners(c: &Connection) -> Result<Vec<Record>> {
@@ -142,8 +251,10 @@ pub(super) fn declare(
     labels: &[String],
     version: &str,
 ) -> Result<()> {
-    c.prepare_cached("UPDATE runners SET labels = ?, version = ? WHERE record_id = ?")?
-        .execute(params![list_text(labels), version, id.0])?;
+    c.prepare_cached(
+        "UPDATE runners SET labels = ?, version = ?, declare_due = 0 WHERE record_id = ?",
+    )?
+    .execute(params![list_text(labels), version, id.0])?;
     Ok(())
 }
 
@@ -162,12 +273,13 @@ pub(super) fn set_state(
     let (word, reason) = state_text(state);
     let now = SystemTime::now();
     let ended = matches!(state, RecordState::Ended(_));
+    let rests = state.is_resting();
     let tx = c.transaction()?;
     tx.prepare_cached(
         "UPDATE runners SET state = ?, reason = ?, ended_at = ? WHERE record_id = ?",
     )?
     .execute(params![word, reason, ended.then(|| time_ms(now)), id.0])?;
-    if ended {
+    if rests {
         tx.prepare_cached("UPDATE runners SET tasks = '[]' WHERE record_id = ?")?
             .execute([id.0])?;
         tx.prepare_cached("DELETE FROM answers WHERE record_id = ?")?.execute([id.0])?;
@@ -219,7 +331,16 @@ pub(super) fn touch(c: &mut Connection, batch: &[Touch]) -> Result<()> {
 /// Forgets records that ended long ago.
 pub(super) fn prune(c: &Connection, now: SystemTime) -> Result<()> {
     let before = now.checked_sub(KEEP_ENDED).unwrap_or(SystemTime::UNIX_EPOCH);
-    c.prepare_cached("DELETE FROM runners WHERE ended_at < ?")?.execute([time_ms(before)])?;
+    let long_before = now.checked_sub(KEEP_REVIVABLE).unwrap_or(SystemTime::UNIX_EPOCH);
+    c.prepare_cached(
+        "DELETE FROM runners WHERE ended_at < CASE WHEN reason IN (?, ?) THEN ? ELSE ? END",
+    )?
+    .execute(params![
+        Reason::Shutdown.as_str(),
+        Reason::Lease.as_str(),
+        time_ms(long_before),
+        time_ms(before),
+    ])?;
     Ok(())
 }
 

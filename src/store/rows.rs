@@ -11,7 +11,7 @@ use rusqlite::{Result, Row};
 use secrecy::SecretString;
 
 use super::{KeptAnswer, StoredIntent};
-use crate::broker::{Credentials, Intent, Key, Reason, Record, RecordId, RecordState};
+use crate::broker::{Credentials, Intent, Key, Origin, Reason, Record, RecordId, RecordState};
 use crate::connect::Codec;
 
 pub(super) fn record(row: &Row<'_>) -> Result<Record> {
@@ -32,6 +32,7 @@ pub(super) fn record(row: &Row<'_>) -> Result<Record> {
         labels: told(row, "labels", list_from)?,
         version: row.get("version")?,
         ephemeral: row.get("ephemeral")?,
+        origin: told(row, "origin", Origin::parse)?,
         parent_id: row.get("parent_id")?,
         peer: told(row, "peer", parsed)?,
         dialled: row.get("dialled")?,
@@ -41,6 +42,9 @@ pub(super) fn record(row: &Row<'_>) -> Result<Record> {
         last_seen_at: row.get::<_, Option<i64>>("last_seen_at")?.map(time_from),
         tasks: told(row, "tasks", list_from)?,
         state: state(row)?,
+        ended_at: row.get::<_, Option<i64>>("ended_at")?.map(time_from),
+        declare_due: row.get("declare_due")?,
+        disabled: row.get("disabled")?,
         file: row
             .get::<_, Option<Vec<u8>>>("file")?
             .map(|bytes| PathBuf::from(OsString::from_vec(bytes))),
@@ -84,7 +88,9 @@ fn state(row: &Row<'_>) -> Result<RecordState> {
     let reason = || told(row, "reason", Reason::parse);
     match row.get::<_, String>("state")?.as_str() {
         "active" => Ok(RecordState::Active),
+        "lost" => Ok(RecordState::Lost),
         "deregistering" => Ok(RecordState::Deregistering(reason()?)),
+        "parked" => Ok(RecordState::Parked(reason()?)),
         "ended" => Ok(RecordState::Ended(reason()?)),
         _ => Err(unknown("state")),
     }
@@ -93,7 +99,9 @@ fn state(row: &Row<'_>) -> Result<RecordState> {
 pub(super) fn state_text(state: RecordState) -> (&'static str, Option<&'static str>) {
     match state {
         RecordState::Active => ("active", None),
+        RecordState::Lost => ("lost", None),
         RecordState::Deregistering(reason) => ("deregistering", Some(reason.as_str())),
+        RecordState::Parked(reason) => ("parked", Some(reason.as_str())),
         RecordState::Ended(reason) => ("ended", Some(reason.as_str())),
     }
 }

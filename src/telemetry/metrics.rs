@@ -151,6 +151,8 @@ pub enum DeregistrationOutcome {
     Deleted,
     /// Gitea did not know it any more.
     AlreadyGone,
+    /// Kept for the next runner of its kind: no API token.
+    Parked,
     /// Left: it has a task in hand.
     Busy,
     /// Left: no API token.
@@ -162,9 +164,10 @@ pub enum DeregistrationOutcome {
 }
 
 impl DeregistrationOutcome {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Deleted,
         Self::AlreadyGone,
+        Self::Parked,
         Self::Busy,
         Self::NoApiToken,
         Self::Refused,
@@ -177,6 +180,7 @@ impl DeregistrationOutcome {
         match self {
             Self::Deleted => "deleted",
             Self::AlreadyGone => "already_gone",
+            Self::Parked => "parked",
             Self::Busy => "busy",
             Self::NoApiToken => "no_api_token",
             Self::Refused => "refused",

@@ -77,6 +77,8 @@ fn what_will_be_used_is_shown_with_its_origin() {
     credentials.uid (not set) default
     credentials.gid (not set) default
     labels.ubuntu-22.04 docker://node:20 file config.toml
+    lease.expire_after 10m default
+    lease.revive_within 1day default
     shutdown.deregister auto default
     shutdown.busy leave default
     shutdown.drain_timeout 5s default

@@ -324,7 +324,7 @@ async fn a_runner_is_found_by_id_uuid_and_name_and_shows_no_secret() {
     }
     let expected = json!({
         "id": id, "uuid": uuid, "name": "a/b ü", "scope": "instance", "labels": ["host"],
-        "state": "idle", "parent_id": "settings", "ephemeral": false, "peer": "127.0.0.1",
+        "state": "idle", "origin": "enrolled", "parent_id": "settings", "ephemeral": false, "peer": "127.0.0.1",
         "tasks": [], "file": null,
     });
     assert_eq!(rest, expected);
@@ -413,7 +413,10 @@ async fn the_status_tells_addresses_states_and_a_refused_token() {
     let status = answer.json();
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(status["gitea"]["api_token"], "invalid");
-    assert_eq!(status["runners"], json!({"busy": 0, "draining": 0, "gone": 0, "idle": 1}));
+    assert_eq!(
+        status["runners"],
+        json!({"busy": 0, "draining": 0, "gone": 0, "idle": 1, "lost": 0, "parked": 0})
+    );
     assert_eq!(status["addresses"]["admin"], stack.broker.admin.to_string());
     assert_eq!(status["addresses"]["runners"], stack.broker.url.trim_start_matches("http://"));
     assert_eq!(status["store"]["writable"], true);

@@ -28,7 +28,7 @@ async fn settled(gitea: &StandInGitea, site: &Site, broker: &Broker) -> BTreeSet
     let records = store.runners().await.unwrap();
     let in_store: BTreeSet<_> = records.iter().map(|record| record.upstream.id).collect();
     let in_memory: BTreeSet<_> =
-        broker.lifecycle.roster.all().iter().map(|live| live.upstream.id).collect();
+        broker.lifecycle.roster.all().iter().map(|live| live.id()).collect();
     let in_files: BTreeSet<_> = std::fs::read_dir(site.path("runners"))
         .unwrap()
         .map(|folder| runner_file(&folder.unwrap().path().join(".runner"))["id"].as_i64().unwrap())

@@ -174,13 +174,17 @@ async fn who_does_not_hold_the_token_changes_nothing() {
 }
 
 #[tokio::test]
-async fn without_an_api_token_it_says_what_to_set() {
+async fn without_an_api_token_it_is_parked_and_speaks_no_more() {
     let scene = Scene::with(|_, site| site.api_token(None), quick()).await;
     let runner = scene.join("one").await;
-    let text = refused(runner.deregister().await, "failed_precondition");
-    assert!(text.contains("GITEA_API_TOKEN") && text.contains("write:admin"), "{text}");
-    scene.untouched(&runner);
-    runner.fetch_task(0).await.unwrap();
+    for _again in 0..2 {
+        assert_eq!(runner.deregister().await.unwrap().id, runner.credentials.id);
+        assert_eq!(scene.states(), [RecordState::Parked(Reason::Runner)]);
+    }
+    assert!(scene.gitea.runner(runner.credentials.id).is_some());
+    assert!(!scene.site.runner_file(&runner.name).exists());
+    let error = runner.fetch_task(0).await.unwrap_err();
+    assert_eq!(error.code, "unauthenticated", "{error}");
 }
 
 #[tokio::test]

@@ -348,7 +348,10 @@ async fn without_an_api_token_it_waits_for_nobody() {
     let took = broker.stop().await;
     assert!(took < Duration::from_secs(2), "took {took:?}");
     assert!(calls(&gitea).is_empty());
-    let kept = |name: &str| (name.to_owned(), RecordState::Active);
-    assert_eq!(records(&site).await, [kept("gone"), kept("idle")]);
+    let expected = [
+        ("gone".to_owned(), RecordState::Parked(Reason::Shutdown)),
+        ("idle".to_owned(), RecordState::Active),
+    ];
+    assert_eq!(records(&site).await, expected);
     drop(idle);
 }

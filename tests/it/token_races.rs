@@ -218,7 +218,7 @@ impl Round {
     fn came_by(&self, id: &str) -> Vec<i64> {
         let all = self.broker.lifecycle.roster.all().into_iter();
         all.filter(|live| self.chain(&live.parent_id).iter().any(|token| token.id == id))
-            .map(|live| live.upstream.id)
+            .map(|live| live.id())
             .collect()
     }
 
@@ -265,12 +265,8 @@ type Seen = (BTreeMap<String, (State, u64, usize)>, BTreeMap<i64, String>);
 async fn seen(round: &Round, site: &Site) -> Seen {
     let (lifecycle, seed) = (&round.broker.lifecycle, round.seed);
     let all = lifecycle.enrollment.all();
-    let runners: BTreeMap<_, _> = lifecycle
-        .roster
-        .all()
-        .iter()
-        .map(|live| (live.upstream.id, live.parent_id.clone()))
-        .collect();
+    let runners: BTreeMap<_, _> =
+        lifecycle.roster.all().iter().map(|live| (live.id(), live.parent_id.clone())).collect();
     let in_gitea: BTreeSet<_> = round.gitea.runners().iter().map(|runner| runner.id).collect();
     assert_eq!(runners.keys().copied().collect::<BTreeSet<_>>(), in_gitea, "{seed}: in Gitea");
     let records = lifecycle.store.runners().await.unwrap();

@@ -119,7 +119,7 @@ fn find(roster: &Roster, wanted: &str) -> Result<Arc<Live>, Problem> {
         all.iter().filter(|live| fits(live)).cloned().collect()
     };
     let id = wanted.parse();
-    let mut found = matching(&|live| id.as_ref() == Ok(&live.upstream.id));
+    let mut found = matching(&|live| id.as_ref() == Ok(&live.id()));
     if found.is_empty() {
         found = matching(&|live| live.presented.uuid == wanted);
     }
@@ -135,7 +135,7 @@ fn find(roster: &Roster, wanted: &str) -> Result<Arc<Live>, Problem> {
             format!("no registered runner has the id, uuid or name {wanted:?}"),
         )),
         (Some(last), others) => {
-            let ids: Vec<_> = others.iter().chain([&last]).map(|live| live.upstream.id).collect();
+            let ids: Vec<_> = others.iter().chain([&last]).map(|live| live.id()).collect();
             let list = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
             let mut problem = Problem::new(
                 StatusCode::CONFLICT,

@@ -10,7 +10,7 @@ use crate::admin::hints::hints;
 use crate::admin::view::{Addresses, ApiToken, EnrollmentTokens, Gitea, Status, Store};
 use crate::broker::token::{Origin, State as Stands};
 use crate::gitea::token_scope;
-use crate::lifecycle::{STATES, TokenNow};
+use crate::lifecycle::{STATES, TokenNow, UNCLEAR};
 
 /// The broker on one screen
 #[utoipa::path(
@@ -21,7 +21,9 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
     let lifecycle = &admin.lifecycle;
     let writable = lifecycle.store_writable().await.is_ok();
     let settings = lifecycle.settings.load();
-    let mut runners: BTreeMap<_, _> = STATES.map(|state| (state.to_owned(), 0)).into();
+    // What is unclear is told apart.
+    let states = STATES.into_iter().filter(|state| *state != UNCLEAR);
+    let mut runners: BTreeMap<_, _> = states.map(|state| (state.to_owned(), 0)).collect();
     for live in lifecycle.roster.all() {
         *runners.entry(lifecycle.state_of(&live).to_owned()).or_default() += 1;
     }

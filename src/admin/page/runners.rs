@@ -77,8 +77,7 @@ pub(super) async fn deregister(id: Result<Path<String>, PathRejection>, sent: Se
 fn find(visit: &Visit, id: Result<Path<String>, PathRejection>) -> Result<Arc<Live>, Problem> {
     let Path(id) = id?;
     let all = visit.lifecycle().roster.all();
-    let found =
-        id.parse().ok().and_then(|id: i64| all.into_iter().find(|live| live.upstream.id == id));
+    let found = id.parse().ok().and_then(|id: i64| all.into_iter().find(|live| live.id() == id));
     found.ok_or_else(|| {
         Problem::new(
             StatusCode::NOT_FOUND,

@@ -124,7 +124,10 @@ impl RunnerRow {
         Self {
             last_seen: When::maybe(runner.last_seen_at.as_ref(), now),
             registered: When::of(&runner.registered_at, now),
-            parent_is_there: lifecycle.token(&runner.parent_id).is_ok(),
+            parent_is_there: runner
+                .parent_id
+                .as_ref()
+                .is_some_and(|id| lifecycle.token(id).is_ok()),
             runner,
         }
     }

@@ -7,15 +7,15 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::ObjectBuilder;
 
 use super::{one_of, rfc3339};
-use crate::broker::RecordState;
-use crate::lifecycle::{Lifecycle, Live, STATES};
+use crate::broker::{Origin, RecordState};
+use crate::lifecycle::{Lifecycle, Live, STATES, UNCLEAR};
 
 const DEREGISTERED: &str = "deregistered";
 
 /// One registered runner. Times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Runner {
-    /// Gitea's id.
+    /// Gitea's id; 0 where Gitea has not told it yet, which it does when the runner declares itself.
     pub id: i64,
     /// What the runner shows as its uuid.
     pub uuid: String,
@@ -26,11 +26,14 @@ pub struct Runner {
     pub scope: String,
     /// Bare names.
     pub labels: Vec<String>,
-    /// `idle`, `busy`, `draining`, `gone`, or `deregistered`.
+    /// `idle`, `busy`, `draining`, `gone`, `parked`, `lost`, or `deregistered`.
     #[schema(schema_with = state)]
     pub state: String,
-    /// Id of the enrollment token that it came by.
-    pub parent_id: String,
+    /// How the broker came to know it.
+    #[schema(schema_with = origin)]
+    pub origin: String,
+    /// Id of the enrollment token that it came by, where it came by one.
+    pub parent_id: Option<String>,
     /// Its last call.
     #[schema(format = DateTime)]
     pub last_seen_at: Option<String>,
@@ -57,7 +60,7 @@ impl Runner {
         let record = live.record();
         let state = match record.state {
             RecordState::Ended(_) => DEREGISTERED,
-            RecordState::Active | RecordState::Deregistering(_) => lifecycle.state_of(live),
+            _ => lifecycle.state_of(live),
         };
         Self {
             id: record.upstream.id,
@@ -66,7 +69,8 @@ impl Runner {
             scope: record.scope.to_string(),
             labels: record.labels,
             state: state.into(),
-            parent_id: record.parent_id,
+            origin: record.origin.as_str().into(),
+            parent_id: (!record.parent_id.is_empty()).then_some(record.parent_id),
             last_seen_at: record.last_seen_at.map(rfc3339),
             ephemeral: record.ephemeral,
             version: record.version,
@@ -79,6 +83,11 @@ impl Runner {
 }
 
 fn state() -> ObjectBuilder {
-    let words = STATES.into_iter().chain([DEREGISTERED]);
+    let words = STATES.into_iter().filter(|word| *word != UNCLEAR).chain([DEREGISTERED]);
     one_of("What it does; `deregistered` in the answer to its deregistration.", words)
+}
+
+fn origin() -> ObjectBuilder {
+    let words = [Origin::Enrolled, Origin::Declared, Origin::Adopted].map(Origin::as_str);
+    one_of("How the broker came to know it.", words)
 }

@@ -176,7 +176,7 @@ fn names_that_are_not_ours_are_left_alone() {
 #[test]
 fn unknown_names_are_errors_with_what_was_perhaps_meant() {
     let case = Case::minimal()
-        .toml("[listen]\nruners = \"x\"\n[lease]\nexpire_after = \"10m\"\n[[runners]]\nname = \"x\"\n[void]\n")
+        .toml("[listen]\nruners = \"x\"\n[rent]\nexpire_after = \"10m\"\n[[runners]]\nname = \"x\"\n[void]\n")
         .env("RUNNER_BROKER__LOG__LEVL", "canary")
         .env("RUNNER_BROKER__ENROLLMENT_TOKEN", "canary")
         .set("log.fromat", "json")
@@ -184,7 +184,7 @@ fn unknown_names_are_errors_with_what_was_perhaps_meant() {
     assert_eq!(
         case.bad(),
         [
-            "lease.expire_after (file DIR/config.toml): is unknown: remove it, or correct its name",
+            "rent.expire_after (file DIR/config.toml): is unknown: remove it, or correct its name",
             "runners (file DIR/config.toml): is unknown: remove it, or correct its name",
             "void (file DIR/config.toml): is unknown: remove it, or correct its name",
             "listen.runers (file DIR/config.toml): is unknown: did you mean listen.runners?",

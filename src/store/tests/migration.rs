@@ -53,6 +53,7 @@ fn old_record(n: i64, name: &str, scope: Scope) -> Record {
         labels: vec![],
         version: String::new(),
         ephemeral: false,
+        origin: Origin::Enrolled,
         parent_id: "settings".into(),
         peer: format!("10.0.0.{n}").parse().unwrap(),
         dialled: None,
@@ -62,6 +63,9 @@ fn old_record(n: i64, name: &str, scope: Scope) -> Record {
         last_seen_at: None,
         tasks: vec![],
         state: RecordState::Active,
+        ended_at: None,
+        declare_due: false,
+        disabled: false,
         file: None,
     }
 }
@@ -71,7 +75,7 @@ async fn a_database_of_the_first_schema_reads_as_before() {
     let (_folder, path) = place();
     of_first_schema(&path, SystemTime::now());
     let store = Store::open(&path).unwrap();
-    assert_eq!(number(&store, "PRAGMA user_version").await, 2);
+    assert_eq!(number(&store, "PRAGMA user_version").await, 3);
 
     let records = store.runners().await.unwrap();
     let expected = [
@@ -170,6 +174,6 @@ async fn migrations_are_made_once() {
         seen.push(now);
         store.close().await.unwrap();
     }
-    assert_eq!(seen[0].1, 2);
+    assert_eq!(seen[0].1, 3);
     assert!(seen.iter().all(|now| *now == seen[0]));
 }

@@ -51,6 +51,9 @@ fn new_runner(nonce: &str) -> NewRunner {
     NewRunner {
         intent: intent(nonce, Scope::Org("acme".into())),
         credentials: Credentials { id: 5, uuid: format!("uuid-{nonce}"), token: TOKEN.into() },
+        taken_over: None,
+        origin: Origin::Enrolled,
+        declare_due: false,
         name: "Builder-1".into(),
         labels: vec!["ubuntu".into()],
         version: "v1".into(),

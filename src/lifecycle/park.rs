@@ -1,0 +1,51 @@
+//! Where there is no API token, a runner that is gone for good cannot be deleted in Gitea: it is parked, so
+//! that the next of its kind takes its identity over and stacks that come and go add no dead runner.
+
+use tracing::info;
+
+use super::deregister::DeregisterError;
+use super::tokens::By;
+use super::{Lifecycle, Live};
+use crate::broker::{Event, Reason, RecordState, What};
+use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
+
+impl Lifecycle {
+    /// Whether a runner that goes for this reason is parked where it cannot be deleted. One that is sent
+    /// away may still be at work, and its identity is nobody else's.
+    pub(super) fn parks(reason: Reason) -> bool {
+        matches!(reason, Reason::Runner | Reason::Lease | Reason::Shutdown | Reason::Undeclared)
+    }
+
+    /// Parks a runner, whose fate the caller holds; it has no task in hand.
+    pub(super) async fn park(
+        &self,
+        live: &Live,
+        reason: Reason,
+        by: By,
+    ) -> Result<Outcome, DeregisterError> {
+        self.desk.forget(live.record_id);
+        self.remove_file(live).await;
+        let state = RecordState::Parked(reason);
+        let record = live.record();
+        let event = Event {
+            token_id: (!record.parent_id.is_empty()).then_some(record.parent_id),
+            runner_id: Some(live.id()),
+            runner: Some(record.name.clone()),
+            peer: by.peer,
+            detail: reason.as_str().into(),
+            ..Event::now(by.actor, What::RunnerParked)
+        };
+        self.store.set_state(live.record_id, state, Some(event)).await?;
+        live.set_state(state);
+        self.enrollment.left(&live.parent_id);
+        self.has_moved();
+        info!(
+            runner = record.name,
+            id = live.id(),
+            reason = reason.as_str(),
+            "runner parked: it stays registered in Gitea for the next of its kind, as there is no API \
+             token to delete it with"
+        );
+        Ok(Outcome::Parked)
+    }
+}
