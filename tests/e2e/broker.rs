@@ -1,5 +1,6 @@
 //! The broker as it is built, between a real Gitea and real runners.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::gitea::Gitea;
 use crate::process::Process;
+use crate::runner::Runner;
 
 /// What runners show to the broker.
 pub const ENROLLMENT_TOKEN: &str = "an-enrollment-token-of-more-than-32-characters";
@@ -36,13 +38,22 @@ pub struct Broker {
     admin: SocketAddr,
     /// What earlier lives wrote.
     earlier: String,
+    /// Settings of its environment that are others than usual.
+    settings: BTreeMap<String, String>,
 }
 
 impl Broker {
     /// Starts one with these tokens of Gitea.
     pub fn start(gitea: &Gitea, registration_token: &str, api_token: Option<&str>) -> Self {
+        let mut broker = Self::new(gitea, registration_token, api_token);
+        broker.up();
+        broker
+    }
+
+    /// One that has yet to be started, by [`Broker::up`].
+    pub fn new(gitea: &Gitea, registration_token: &str, api_token: Option<&str>) -> Self {
         let home = tempfile::tempdir().expect("a folder for temporary files");
-        let mut broker = Self {
+        let broker = Self {
             home,
             gitea: gitea.url.clone(),
             sub_path: gitea.sub_path.clone(),
@@ -50,6 +61,7 @@ impl Broker {
             admin: ([127, 0, 0, 1], 0).into(),
             process: None,
             earlier: String::new(),
+            settings: BTreeMap::new(),
         };
         broker.secret("registration_token", registration_token);
         broker.secret("enrollment_token", ENROLLMENT_TOKEN);
@@ -58,8 +70,33 @@ impl Broker {
             broker.secret("api_token", token);
         }
         fs::create_dir(broker.path("runners")).expect("a folder of this test");
-        broker.up();
         broker
+    }
+
+    /// Has a setting (`LEASE__EXPIRE_AFTER`) from its next start on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// Has this settings file from its next start, or its next SIGHUP, on.
+    pub fn write_settings(&self, toml: &str) {
+        fs::write(self.path("config.toml"), toml).expect("a folder of this test");
+    }
+
+    /// Loses its records, as a volume that is gone.
+    pub fn lose_store(&self) {
+        for name in ["state.db", "state.db-wal", "state.db-shm"] {
+            let _ = fs::remove_file(self.path(name));
+        }
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        assert!(!self.down(Signal::KILL).success());
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("a running broker").signal(signal);
     }
 
     /// Starts it, also after [`Broker::down`], and returns when it listens.
@@ -103,6 +140,14 @@ impl Broker {
         command.output().expect("the binary starts")
     }
 
+    /// Has it adopt a runner by its file.
+    pub fn adopt(&self, runner: &Runner) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));
+        command.args(["runner", "adopt"]).arg(runner.path(".runner")).env_clear();
+        command.arg("--socket").arg(self.path("admin.sock"));
+        command.output().expect("the binary starts")
+    }
+
     /// All that it wrote, over all its lives.
     pub fn output(&self) -> String {
         let now = self.process.as_ref().map_or_else(String::new, Process::output);
@@ -142,6 +187,12 @@ impl Broker {
             ("LOG__LEVEL", "trace".to_owned()),
         ] {
             command.env(format!("RUNNER_BROKER__{key}"), value);
+        }
+        for (key, value) in &self.settings {
+            command.env(format!("RUNNER_BROKER__{key}"), value);
+        }
+        if self.path("config.toml").exists() {
+            command.arg("--config").arg(self.path("config.toml"));
         }
         command
     }

@@ -145,6 +145,11 @@ impl Gitea {
         list["runners"].as_array().cloned().unwrap_or_default()
     }
 
+    /// Deletes a runner, as an admin on the page.
+    pub fn delete_runner(&self, id: i64) {
+        self.api("DELETE", &format!("/admin/actions/runners/{id}"), &Value::Null);
+    }
+
     /// Makes a private repository of the administrator with this workflow, which is a push that starts it.
     pub fn push_workflow(&self, repository: &str, workflow: &str) {
         self.api(
@@ -168,15 +173,20 @@ impl Gitea {
 
     /// Waits for the end of the repository's only run; the test ends where that is no success.
     pub fn wait_for_success(&self, repository: &str) -> String {
+        let (conclusion, log) = self.wait_for_end(repository);
+        assert_eq!(conclusion, "success", "the job's log:\n{log}");
+        log
+    }
+
+    /// Waits for the end of the repository's only run; gives how it ended, and the job's log.
+    pub fn wait_for_end(&self, repository: &str) -> (String, String) {
         let conclusion = until("the end of the run", JOB, || {
             let runs =
                 self.api("GET", &format!("/repos/{ADMIN}/{repository}/actions/runs"), &Value::Null);
             let run = &runs["workflow_runs"][0];
             (run["status"] == "completed").then(|| text(&run["conclusion"]))
         });
-        let log = self.log(repository).unwrap_or_default();
-        assert_eq!(conclusion, "success", "the job's log:\n{log}");
-        log
+        (conclusion, self.log(repository).unwrap_or_default())
     }
 
     fn log(&self, repository: &str) -> Option<String> {

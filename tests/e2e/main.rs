@@ -11,6 +11,7 @@ mod broker;
 mod gitea;
 mod http;
 mod job;
+mod life;
 mod process;
 mod runner;
 mod tokens;

@@ -76,6 +76,33 @@ impl Runner {
         self.daemon = Some(daemon);
     }
 
+    /// Changes the one line that a person changes who moves a runner.
+    pub fn set_address(&self, address: &str) {
+        let mut file = self.file();
+        file["address"] = address.into();
+        self.put_file(&file);
+    }
+
+    /// Has this runner file.
+    pub fn put_file(&self, file: &Value) {
+        let text = serde_json::to_string_pretty(file).expect("a runner file");
+        fs::write(self.home.path().join(".runner"), text).expect("a folder of this test");
+    }
+
+    /// Waits until the daemon ends by itself; gives what it wrote.
+    pub fn ends(&mut self) -> String {
+        let mut daemon = self.daemon.take().expect("a running runner");
+        daemon.wait(2 * LIMIT);
+        daemon.output()
+    }
+
+    /// Kills the daemon.
+    pub fn kill(&mut self) {
+        let mut daemon = self.daemon.take().expect("a running runner");
+        daemon.signal(Signal::KILL);
+        daemon.wait(LIMIT);
+    }
+
     /// Starts the daemon and waits for its own end; gives what it wrote.
     pub fn start_in_vain(&self) -> String {
         let (status, output) =
@@ -88,8 +115,7 @@ impl Runner {
     pub fn claim_label(&self, label: &str) {
         let mut file = self.file();
         file["labels"].as_array_mut().expect("labels").push(label.into());
-        let text = serde_json::to_string_pretty(&file).expect("a runner file");
-        fs::write(self.home.path().join(".runner"), text).expect("a folder of this test");
+        self.put_file(&file);
     }
 
     /// Ends the daemon as a container's stop does; gives all that the runner ever wrote.
@@ -121,6 +147,11 @@ impl Runner {
         let mut found = Vec::new();
         search(self.home.path(), text.as_bytes(), &mut found).expect("a folder of this test");
         found
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
     }
 
     fn command(&self, verb: &str) -> Command {
