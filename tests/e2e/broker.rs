@@ -90,11 +90,6 @@ impl Broker {
         }
     }
 
-    /// Kills it.
-    pub fn kill(&mut self) {
-        assert!(!self.down(Signal::KILL).success());
-    }
-
     pub fn signal(&self, signal: Signal) {
         self.process.as_ref().expect("a running broker").signal(signal);
     }

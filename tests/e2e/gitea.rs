@@ -147,7 +147,10 @@ impl Gitea {
 
     /// Deletes a runner, as an admin on the page.
     pub fn delete_runner(&self, id: i64) {
-        self.api("DELETE", &format!("/admin/actions/runners/{id}"), &Value::Null);
+        let authorization = format!("token {}", self.token);
+        let url = format!("{}/api/v1/admin/actions/runners/{id}", self.url);
+        let answer = self.client.send("DELETE", &url, &[("authorization", &authorization)], "");
+        expect(204, answer.expect("Gitea answers"));
     }
 
     /// Makes a private repository of the administrator with this workflow, which is a push that starts it.

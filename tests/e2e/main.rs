@@ -15,6 +15,7 @@ mod life;
 mod process;
 mod runner;
 mod tokens;
+mod wrapper;
 
 use std::path::PathBuf;
 use std::thread;
