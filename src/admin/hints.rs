@@ -30,9 +30,9 @@ pub(super) fn hints(status: &Status, needs: &str, declared: bool) -> Vec<String>
     }
     match status.gitea.api_token {
         ApiToken::None => hints.push(format!(
-            "there is no API token, so runners that leave stay listed in Gitea, and a registration \
-             whose answer was lost cannot be settled: set gitea.api_token_file \
-             (GITEA_API_TOKEN_FILE) to a token with the scope {needs}"
+            "there is no API token, so runners that leave stay listed in Gitea until others of their \
+             kind take their place, and a registration whose answer was lost cannot be settled: \
+             set gitea.api_token_file (GITEA_API_TOKEN_FILE) to a token with the scope {needs}"
         )),
         ApiToken::Invalid => hints.push(format!(
             "Gitea refuses the API token, so no runner can be deregistered: put one with the scope \
@@ -54,11 +54,23 @@ pub(super) fn hints(status: &Status, needs: &str, declared: bool) -> Vec<String>
             }
         )),
     }
+    match status.runners.get("lost") {
+        None | Some(0) => {}
+        Some(1) => hints.push(
+            "one of the runners is unknown to Gitea: it is told so within a minute, and must \
+             register anew"
+                .into(),
+        ),
+        Some(count) => hints.push(format!(
+            "{count} of the runners are unknown to Gitea: is gitea.url right, or was Gitea restored \
+             from a backup? Nothing is removed; `runner-broker runner deregister ID` gives one up"
+        )),
+    }
     match status.runners.get("gone") {
         None | Some(0) => {}
         Some(count) => hints.push(format!(
-            "{count} of the runners are gone and still listed in Gitea: `runner-broker runner list` \
-             shows them, `runner-broker runner deregister ID` deletes one"
+            "{count} of the runners are gone: each is deregistered when its lease ends, and \
+             `runner-broker runner prune --yes` does so now"
         )),
     }
     hints
@@ -108,6 +120,7 @@ mod tests {
         status.gitea.api_token = ApiToken::None;
         status.unsettled_registrations = 2;
         status.runners.insert("gone".into(), 4);
+        status.runners.insert("lost".into(), 3);
         status.draining = true;
         status.enrollment_tokens.active = 0;
         let hints = hints(&status, "write:organization", false);
@@ -118,6 +131,7 @@ mod tests {
             "token create",
             "write:organization",
             "2 of",
+            "3 of",
             "4 of",
         ];
         assert_eq!(hints.len(), said.len(), "{hints:#?}");
