@@ -122,3 +122,13 @@ fn tell(states: &[NotifyState<'_>]) {
 fn line(text: &str) -> String {
     text.trim().replace(char::is_control, " ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_adds_an_assignment() {
+        assert_eq!(line("[-] store: full\nREADY=1\r\n"), "[-] store: full READY=1");
+    }
+}

@@ -55,13 +55,26 @@ impl Watched {
             .env("WATCHDOG_USEC", usec)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn();
         Self(child.unwrap())
     }
 
     fn kill(&self, signal: Unix) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Waits for its end, which is to be an orderly one. Returns how long that took.
+    fn ended(&mut self) -> Duration {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                return begun.elapsed();
+            }
+            assert!(begun.elapsed() < PATIENCE, "the broker does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -127,8 +140,34 @@ async fn the_watchdog_hears_from_a_broker_that_lives_until_its_end() {
     let took = begun.elapsed();
     assert!(took > Duration::from_millis(300), "half of the time between two, took {took:?}");
     broker.kill(Unix::QUIT);
-    assert!(broker.0.wait().unwrap().success());
+    broker.ended();
     while manager.next() == ["WATCHDOG=1"] {}
+}
+
+/// The runtime writes the log itself: what nobody reads stops it, as a loop without end would.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watchdog_hears_nothing_from_a_runtime_that_hangs() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    site.write_config("");
+    let manager = Manager::new(&site);
+    let mut broker = Watched::start(&site, &manager.path, "100000", "$$");
+    assert_eq!(manager.next()[0], "READY=1");
+    // A complaint about each, more than a pipe holds.
+    let wrong: String = (0..2000).map(|number| format!("wrong{number} = 1\n")).collect();
+    site.write_config(&wrong);
+    broker.kill(Unix::HUP);
+    while manager.next()[0] != "RELOADING=1" {}
+    // Twenty signs of life would come in that time.
+    manager.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let heard = manager.socket.recv(&mut [0; 4096]).map_err(|error| error.kind());
+    assert_eq!(heard, Err(std::io::ErrorKind::WouldBlock));
+
+    let mut log = broker.0.stderr.take().unwrap();
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    manager.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(manager.next()[0], "READY=1");
+    assert_eq!(manager.next(), ["WATCHDOG=1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +179,7 @@ async fn a_watchdog_that_is_for_another_process_hears_nothing() {
     assert_eq!(manager.next()[0], "READY=1");
     broker.kill(Unix::QUIT);
     assert_eq!(manager.next()[0], "STOPPING=1");
-    assert!(broker.0.wait().unwrap().success());
+    broker.ended();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,20 +187,21 @@ async fn a_manager_that_does_not_read_does_not_hold_up_the_broker() {
     let gitea = gitea();
     let site = Site::new(&gitea);
     let manager = Manager::new(&site);
-    // More messages in a second than any system keeps unread.
     let mut broker = Watched::start(&site, &manager.path, "2000", "$$");
     assert_eq!(manager.next()[0], "READY=1");
+    // From a new socket each time, as what one may have on its way is bounded too.
+    let fill = || {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.send_to(b"X=1", &manager.path)
+    };
     let until = Instant::now() + PATIENCE;
-    let filled = UnixDatagram::unbound().unwrap();
-    filled.connect(&manager.path).unwrap();
-    filled.set_nonblocking(true).unwrap();
-    while filled.send(b"X=1").is_ok() {
+    while fill().is_ok() {
         assert!(Instant::now() < until, "the queue has no end");
     }
     broker.kill(Unix::QUIT);
-    let begun = Instant::now();
-    assert!(broker.0.wait().unwrap().success());
-    assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+    let took = broker.ended();
+    assert!(took < Duration::from_secs(5), "took {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
