@@ -20,6 +20,7 @@ use crate::net::{self, TlsError, Upstream};
 use crate::proxy::Proxy;
 use crate::shutdown::{self, Schedule, Signal};
 use crate::store::{Store, StoreError};
+use crate::systemd;
 use crate::telemetry::Metrics;
 
 /// Why the broker cannot start.
@@ -162,6 +163,7 @@ impl App {
                 Some(Signal::Terminate) | None => break false,
             }
         };
+        systemd::stopping();
         let begun = Instant::now();
         let mut schedule = {
             let shutdown = &self.lifecycle.settings.load().shutdown;
@@ -205,12 +207,14 @@ impl App {
 
     /// SIGHUP: what can change while the broker runs changes; a mistake changes nothing.
     fn reload(&self) {
+        systemd::reloading();
         let new = match (self.reload)() {
             Ok(new) => new,
             Err(problems) => {
                 for problem in problems.lines() {
                     error!(problem, "settings not read again: the old ones stay in force");
                 }
+                systemd::reloaded("serving runners; the changed settings are wrong, see the log");
                 return;
             }
         };
@@ -251,7 +255,10 @@ impl App {
         self.lifecycle.settings.store(Arc::new(settings));
         // Not waited for: a disk that hangs must not keep the signals from being heard.
         let lifecycle = Arc::clone(&self.lifecycle);
-        tokio::spawn(async move { lifecycle.declare_tokens().await });
+        tokio::spawn(async move {
+            lifecycle.declare_tokens().await;
+            systemd::reloaded("serving runners by the settings as read again");
+        });
         // What failed by the old settings may work by the new ones.
         self.lifecycle.settle_soon();
         info!("settings read again");

@@ -13,9 +13,9 @@
 //! | It is shown: metrics, health, the admin API and the token page, the log | [`admin`], [`telemetry`] |
 //!
 //! Around that, [`cli`] reads the command line and [`config`] the settings, [`app`] makes running parts of
-//! settings (nothing else wires), and [`shutdown`] ends them in phases. [`sandbox`] is a stand-in Gitea
-//! with stand-in runners, for the demo and the tests, and [`fault`] the points at which tests let a debug
-//! build die.
+//! settings (nothing else wires), [`systemd`] tells a service manager how they do, and [`shutdown`] ends
+//! them in phases. [`sandbox`] is a stand-in Gitea with stand-in runners, for the demo and the tests, and
+//! [`fault`] the points at which tests let a debug build die.
 //!
 //! # The life of a Register
 //!
@@ -66,4 +66,5 @@ pub mod proxy;
 pub mod sandbox;
 pub mod shutdown;
 pub mod store;
+pub mod systemd;
 pub mod telemetry;

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Admin;
 use super::problem::Problem;
+use crate::lifecycle::Lifecycle;
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(admin): State<Admin>) -> Result<Response, Problem> {
@@ -32,18 +33,9 @@ pub(super) async fn readyz(
     RawQuery(query): RawQuery,
 ) -> (StatusCode, String) {
     let lifecycle = &admin.lifecycle;
-    let checks = [
-        // Both are bound before this listener answers.
-        Check::new("listening", Ok(format!("at {}", admin.runners))),
-        Check::new("store", lifecycle.store_writable().await.map(|()| "writable".into())),
-        Check::new(
-            "serving",
-            match lifecycle.is_draining() {
-                true => Err("the broker is ending".into()),
-                false => Ok("not ending".into()),
-            },
-        ),
-    ];
+    // Both are bound before this listener answers.
+    let mut checks = vec![Check::new("listening", Ok(format!("at {}", admin.runners)))];
+    checks.extend(checks_of(lifecycle).await);
     let ready = checks.iter().all(|check| check.state.is_ok());
     let verbose = query.is_some_and(|query| {
         query.split('&').any(|pair| pair.split('=').next() == Some("verbose"))
@@ -64,6 +56,26 @@ pub(super) async fn readyz(
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, text + "not ready\n")
     }
+}
+
+/// What keeps a broker that listens from being ready; `None` where `/readyz` says yes.
+pub(crate) async fn unready(lifecycle: &Lifecycle) -> Option<String> {
+    let checks = checks_of(lifecycle).await;
+    let failed: String = checks.iter().filter(|c| c.state.is_err()).map(Check::line).collect();
+    (!failed.is_empty()).then_some(failed)
+}
+
+async fn checks_of(lifecycle: &Lifecycle) -> Vec<Check> {
+    vec![
+        Check::new("store", lifecycle.store_writable().await.map(|()| "writable".into())),
+        Check::new(
+            "serving",
+            match lifecycle.is_draining() {
+                true => Err("the broker is ending".into()),
+                false => Ok("not ending".into()),
+            },
+        ),
+    ]
 }
 
 struct Check {

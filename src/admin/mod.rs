@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Lifecycle;
 pub use auth::Failures;
+pub(crate) use health::unready;
 use problem::Problem;
 
 /// What the answers are made from. Cheap to clone.

@@ -1,5 +1,7 @@
 //! `serve`: the broker.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -8,7 +10,7 @@ use super::{Failure, SettingsArgs};
 use crate::app::{App, Reload, StartError};
 use crate::lifecycle::Timing;
 use crate::shutdown::Signal;
-use crate::telemetry;
+use crate::{systemd, telemetry};
 
 /// Run the broker
 #[derive(Debug, clap::Args)]
@@ -34,6 +36,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             Err(failure) => Err(failure.message),
         });
         let app = App::start(loaded.settings, reload, Timing::default()).await?;
+        tokio::spawn(systemd::attend(Arc::clone(&app.lifecycle)));
         app.run(&mut signals).await;
         Ok(())
     })

@@ -350,6 +350,12 @@ impl Store {
         self.call(|c| queries::probe(c)).await
     }
 
+    /// Whether its thread has let go of the database, be it that it was told to or that it died.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
     /// Carries out all jobs sent so far, refuses later ones and lets go of the database. A second call waits
     /// for the first.
     ///

@@ -27,6 +27,7 @@ mod shutdown;
 mod signals;
 mod streaming;
 mod support;
+mod systemd;
 mod tasks;
 mod token_changes;
 mod token_faults;
