@@ -13,7 +13,9 @@
 //! `store_writable` tell of that.
 
 use std::env;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -110,7 +112,11 @@ fn tell(states: &[NotifyState<'_>]) {
     let message: String = states.iter().map(|state| format!("{state}\n")).collect();
     let sent = UnixDatagram::unbound().and_then(|socket| {
         socket.set_write_timeout(Some(SEND_LIMIT))?;
-        socket.connect(&manager)?;
+        let address = match manager.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(&manager)?,
+        };
+        socket.connect_addr(&address)?;
         socket.send(message.as_bytes())
     });
     if let Err(error) = sent {
