@@ -13,7 +13,8 @@
 //! | It is shown: metrics, health, the admin API and the token page, the log | [`admin`], [`telemetry`] |
 //!
 //! Around that, [`cli`] reads the command line and [`config`] the settings, [`app`] makes running parts of
-//! settings (nothing else wires), and [`shutdown`] ends them in phases. [`sandbox`] is a stand-in Gitea
+//! settings (nothing else wires), and [`shutdown`] ends them in phases. On the runner's side, [`supervise`]
+//! is the wrapper around a runner, and [`enroll`] makes the runner file that it needs. [`sandbox`] is a stand-in Gitea
 //! with stand-in runners, for the demo and the tests, and [`fault`] the points at which tests let a debug
 //! build die.
 //!
@@ -58,6 +59,7 @@ pub mod cli;
 pub mod config;
 pub mod connect;
 pub mod credential;
+pub mod enroll;
 pub mod fault;
 pub mod gitea;
 pub mod lifecycle;
@@ -66,4 +68,5 @@ pub mod proxy;
 pub mod sandbox;
 pub mod shutdown;
 pub mod store;
+pub mod supervise;
 pub mod telemetry;

@@ -34,3 +34,4 @@ mod token_races;
 mod tokens;
 mod upstream_tls;
 mod wire;
+mod wrapper;
