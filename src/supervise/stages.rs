@@ -118,7 +118,11 @@ impl Stages {
                     return Ok(Err(code));
                 }
                 Event::Done(Outcome::Joined(Ok(runner))) => return Ok(Ok(runner)),
-                Event::Done(Outcome::Joined(Err(_))) | Event::Time if self.stops > 0 => {
+                Event::Done(Outcome::Joined(Err(_))) if self.stops > 0 => return Ok(Err(code)),
+                Event::Time if self.stops > 0 => {
+                    warn!(
+                        "there was no time left for the answer: a runner may be registered that nobody uses"
+                    );
                     return Ok(Err(code));
                 }
                 Event::Done(Outcome::Joined(Err(error))) => return Err(error),

@@ -14,6 +14,7 @@ mod job;
 mod process;
 mod runner;
 mod tokens;
+mod wrapper;
 
 use std::path::PathBuf;
 use std::thread;

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, gitea, runner_file};
 
-/// Ends where it is told to, and writes the names of the signals that it got.
+/// A script that says that it is there, and stays until a signal ends it.
 const HOLD: &str = "mkfifo hold.$$ && exec 3<>hold.$$; echo ready; while :; do read x <&3; done";
 
 /// A stand-in Gitea and a broker before it.
@@ -59,9 +59,11 @@ impl Wrapper {
     }
 
     fn token(self, token: &str) -> Self {
-        std::fs::write(self.folder.path().join("token"), token).unwrap();
-        let path = self.folder.path().join("token").to_str().unwrap().to_owned();
-        self.set("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", &path)
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.path().join("token");
+        std::fs::write(&path, token).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        self.set("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", path.to_str().unwrap())
     }
 
     fn set(mut self, name: &str, value: &str) -> Self {

@@ -47,7 +47,7 @@ async fn a_known_runner_s_command_is_left_alone() {
     gitea.set_up().await.unwrap();
     wrapped.kill(Signal::TERM);
     assert_eq!(wrapped.ended(), 143);
-    assert_eq!(wrapped.output().matches("command started").count(), 1, "{}", wrapped.output());
+    assert_eq!(wrapped.output().matches("\"command started\"").count(), 1, "{}", wrapped.output());
     broker.stop().await;
 }
 
@@ -61,7 +61,7 @@ async fn a_command_that_fails_with_a_lost_runner_is_started_again() {
     assert!(gitea.remove_runner(wrapper.id()));
     std::fs::write(wrapper.folder.path().join("go"), "\n").unwrap();
     assert_eq!(wrapped.ended(), 0, "{}", wrapped.output());
-    assert_eq!(wrapped.output().matches("command started").count(), 2, "{}", wrapped.output());
+    assert_eq!(wrapped.output().matches("\"command started\"").count(), 2, "{}", wrapped.output());
     assert!(gitea.runners().is_empty());
     broker.stop().await;
 }
@@ -122,7 +122,7 @@ async fn an_ephemeral_runner_that_is_gone_is_not_replaced() {
     std::fs::write(wrapper.folder.path().join("go"), "\n").unwrap();
     wrapped.ended();
     assert!(gitea.runners().is_empty() && !wrapper.file().exists(), "{}", wrapped.output());
-    assert_eq!(wrapped.output().matches("command started").count(), 1, "{}", wrapped.output());
+    assert_eq!(wrapped.output().matches("\"command started\"").count(), 1, "{}", wrapped.output());
 
     // One that was removed before it had any is not waited for without end.
     let mut wrapped = wrapper.script(&format!("trap 'exit 3' TERM; {HOLD}"));

@@ -1,0 +1,164 @@
+//! The wrapper as a container's first process, and around a real runner.
+//!
+//! The first process is that of a namespace, which `unshare` (util-linux) makes; the system must let the
+//! user make one.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use runner_broker::config::Scope;
+use runner_broker::sandbox::gitea::{Options, StandInGitea};
+use rustix::process::{Pid, Signal, kill_process};
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+use crate::broker::{Broker, ENROLLMENT_TOKEN};
+use crate::gitea::Gitea;
+use crate::http::Client;
+use crate::process::{Process, until};
+use crate::{BROKER_SCOPES, binary, job};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A script that says that it is there, and stays until a signal ends it.
+const HOLD: &str = "mkfifo hold && exec 3<>hold; echo ready; while :; do read x <&3; done";
+
+/// A stand-in Gitea and a folder for a wrapper that is the first process of a namespace.
+struct First {
+    gitea: StandInGitea,
+    folder: TempDir,
+}
+
+impl First {
+    fn new() -> Self {
+        let gitea = StandInGitea::start(Options::default()).expect("a port of loopback");
+        Self { gitea, folder: tempfile::tempdir().expect("a folder for temporary files") }
+    }
+
+    /// Starts the wrapper, straight at the stand-in; the second value is its process.
+    fn start(&self, script: &str) -> (Process, Pid) {
+        let token = self.gitea.registration_token(&Scope::Instance);
+        let api_token = self.gitea.api_token(&["write:admin"]);
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]);
+        command.arg(env!("CARGO_BIN_EXE_runner-broker")).args(["run", "--direct", "--"]);
+        command.args(["sh", "-c", script]).current_dir(self.folder.path());
+        command
+            .env("GITEA_INSTANCE_URL", self.gitea.url())
+            .env("GITEA_RUNNER_REGISTRATION_TOKEN", token.expose_secret())
+            .env("GITEA_API_TOKEN", api_token.expose_secret());
+        let unshare = Process::start("unshare", &mut command);
+        let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
+        let wrapper = until("the wrapper to be there", LIMIT, || {
+            let child = std::fs::read_to_string(&children).ok()?;
+            let child = child.split_whitespace().next()?.to_owned();
+            let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+            name.starts_with("runner-broker").then(|| child.parse().ok()).flatten()
+        });
+        (unshare, Pid::from_raw(wrapper).expect("a process of its own"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_the_first_process_it_reaps_orphans_and_passes_signals_on() {
+    let first = First::new();
+    let orphan = "p=$(sh -c 'sleep 0.1 >/dev/null 2>&1 & echo $!'); echo \"child of $PPID\"; \
+                  while kill -0 $p 2>/dev/null; do sleep 0.05; done; echo reaped";
+    let (mut unshare, wrapper) = first.start(&format!("trap 'exit 11' TERM; {orphan}; {HOLD}"));
+    unshare.line("its parent", LIMIT, |line| (line == "child of 1").then_some(()));
+    // One that has ended is there until it is waited for.
+    unshare.line("that its orphan is gone", LIMIT, |line| (line == "reaped").then_some(()));
+    unshare.line("that it holds", LIMIT, |line| (line == "ready").then_some(()));
+    assert_eq!(first.gitea.runners().len(), 1);
+    kill_process(wrapper, Signal::TERM).expect("the wrapper is there");
+    assert_eq!(unshare.wait(LIMIT).code(), Some(11), "{}", unshare.output());
+    assert!(first.gitea.runners().is_empty(), "{}", unshare.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_the_first_process_it_can_be_stopped_while_it_waits() {
+    let first = First::new();
+    first.gitea.set_down().await.expect("the stand-in listens no more");
+    let (mut unshare, wrapper) = first.start("touch started");
+    unshare.line("that it waits", LIMIT, |line| line.contains("waiting").then_some(()));
+    kill_process(wrapper, Signal::TERM).expect("the wrapper is there");
+    assert_eq!(unshare.wait(LIMIT).code(), Some(143), "{}", unshare.output());
+    assert!(!first.folder.path().join("started").exists());
+}
+
+/// A real runner behind the wrapper, in this folder.
+fn wrapped(instance: &str, folder: &Path, flags: &[&str], api_token: Option<&str>) -> Process {
+    let config = "runner: {fetch_interval: 1s, fetch_interval_max: 1s, labels: [\"e2e:host\"]}\n\
+                  cache: {enabled: false}\n";
+    std::fs::write(folder.join("config.yaml"), config).expect("a folder of this test");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));
+    command.env_clear().env("HOME", folder).env("PATH", std::env::var_os("PATH").expect("a path"));
+    command
+        .arg("run")
+        .args(flags)
+        .arg("--")
+        .arg(binary("GITEA_RUNNER_BIN"))
+        .args(["daemon", "--config", "config.yaml"])
+        .env("CONFIG_FILE", "config.yaml")
+        .env("GITEA_INSTANCE_URL", instance)
+        .env("GITEA_RUNNER_NAME", "wrapped")
+        .current_dir(folder);
+    if let Some(api_token) = api_token {
+        command.env("GITEA_API_TOKEN", api_token);
+    }
+    command.env("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", "token");
+    Process::start("runner-broker run", &mut command)
+}
+
+fn declared(process: &Process) {
+    process.line("that the runner declared itself", LIMIT, |line| {
+        line.contains("declare successfully").then_some(())
+    });
+}
+
+#[test]
+fn a_real_runner_works_behind_the_wrapper_and_leaves() {
+    let gitea = Gitea::start("");
+    let api_token = gitea.access_token(BROKER_SCOPES);
+    let broker = Broker::start(&gitea, &gitea.registration_token(), Some(&api_token));
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    std::fs::write(folder.path().join("token"), ENROLLMENT_TOKEN).expect("a folder of this test");
+    let mut process = wrapped(&broker.url(), folder.path(), &[], None);
+    declared(&process);
+    gitea.push_workflow("life", job::LIFE);
+    gitea.wait_for_success("life");
+    process.signal(Signal::TERM);
+    assert!(process.wait(LIMIT).success(), "{}", process.output());
+    assert!(gitea.runners().is_empty(), "{}", process.output());
+    assert!(!folder.path().join(".runner").exists());
+    assert!(!process.output().contains(ENROLLMENT_TOKEN));
+}
+
+#[test]
+fn a_real_runner_that_gitea_lost_is_replaced() {
+    let gitea = Gitea::start("");
+    let api_token = gitea.access_token(BROKER_SCOPES);
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let token = gitea.registration_token();
+    std::fs::write(folder.path().join("token"), token).expect("a folder of this test");
+    let flags = ["--direct", "--check-every", "1s"];
+    let mut process = wrapped(&gitea.url, folder.path(), &flags, Some(&api_token));
+    declared(&process);
+    let id = gitea.runners()[0]["id"].clone();
+    let url = format!("{}/api/v1/admin/actions/runners/{id}", gitea.url);
+    let authorization = format!("token {api_token}");
+    let headers = [("authorization", &*authorization)];
+    let deleted = Client::new().send("DELETE", &url, &headers, "").expect("Gitea answers");
+    assert_eq!(deleted.status, 204, "{}", deleted.body);
+    let other = until("another runner", LIMIT, || {
+        let runners = gitea.runners();
+        runners.first().map(|runner| runner["id"].clone()).filter(|other| *other != id)
+    });
+    declared(&process);
+    gitea.push_workflow("life", job::LIFE);
+    gitea.wait_for_success("life");
+    process.signal(Signal::TERM);
+    assert!(process.wait(LIMIT).success(), "{}", process.output());
+    assert!(gitea.runners().is_empty(), "{other}: {}", process.output());
+}
