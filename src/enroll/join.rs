@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::given::Wanted;
 use super::peer::{Leaving, Peer, RegisterError, Standing, in_our_words};
 use super::waiting::Waiting;
+use crate::config::Setting;
 use crate::credential::{self, FileError, Removed, RunnerFile, Target};
 
 /// A runner file is far smaller.
@@ -88,7 +89,7 @@ pub async fn leave(peer: &Peer, file: &RunnerFile) -> bool {
                 warn!(id = file.id, why, file = %path.display(), "the runner stays registered, and its file is kept");
                 return false;
             }
-            Leaving::Again(why) => waiting.once(&wanted.gitea.url.to_string(), &why).await,
+            Leaving::Again(why) => waiting.once(&wanted.gitea.url.show(), &why).await,
         }
     }
     let (target, uuid) = (wanted.target.clone(), file.uuid.clone());
@@ -112,7 +113,7 @@ pub async fn leave(peer: &Peer, file: &RunnerFile) -> bool {
 async fn is_known(peer: &Peer, file: &RunnerFile) -> bool {
     let wanted = peer.wanted();
     let mut waiting = Waiting::new(wanted.backoff);
-    let address = wanted.gitea.url.to_string();
+    let address = wanted.gitea.url.show();
     loop {
         match peer.standing(file).await {
             Standing::Unclear(why) => waiting.once(&address, &why).await,
@@ -148,7 +149,7 @@ async fn keep(wanted: &Wanted, mut file: RunnerFile) -> Result<RunnerFile, JoinE
 async fn register(peer: &Peer, stop: &CancellationToken) -> Result<RunnerFile, JoinError> {
     let wanted = peer.wanted();
     let mut waiting = Waiting::new(wanted.backoff);
-    let address = wanted.gitea.url.to_string();
+    let address = wanted.gitea.url.show();
     let mut left = wanted.max_attempts;
     loop {
         let answers = stop.run_until_cancelled(peer.ping()).await.ok_or(JoinError::Stopped)?;

@@ -21,8 +21,9 @@ use crate::{BROKER_SCOPES, binary, job};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A script that says that it is there, and stays until a signal ends it.
-const HOLD: &str = "mkfifo hold && exec 3<>hold; echo ready; while :; do read x <&3; done";
+/// A script that says that it is there, and stays until a signal ends it. What it waits for ends with it.
+const HOLD: &str = "mkfifo hold && exec 3<>hold; cat hold 3>&- >/dev/null & \
+                    echo ready; while :; do wait; done";
 
 /// A stand-in Gitea and a folder for a wrapper that is the first process of a namespace.
 struct First {
@@ -133,6 +134,25 @@ fn a_real_runner_works_behind_the_wrapper_and_leaves() {
     assert!(gitea.runners().is_empty(), "{}", process.output());
     assert!(!folder.path().join(".runner").exists());
     assert!(!process.output().contains(ENROLLMENT_TOKEN));
+}
+
+#[test]
+fn a_job_in_hand_is_cancelled_and_its_runner_leaves() {
+    let gitea = Gitea::start("");
+    let api_token = gitea.access_token(BROKER_SCOPES);
+    let broker = Broker::start(&gitea, &gitea.registration_token(), Some(&api_token));
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    std::fs::write(folder.path().join("token"), ENROLLMENT_TOKEN).expect("a folder of this test");
+    let mut process = wrapped(&broker.url(), folder.path(), &[], None);
+    declared(&process);
+    gitea.push_workflow("wait", job::WAITING);
+    gitea.wait_for_line("wait", job::WAITS);
+    let begun = std::time::Instant::now();
+    process.signal(Signal::TERM);
+    assert!(process.wait(LIMIT).success(), "{}", process.output());
+    assert!(begun.elapsed() < Duration::from_secs(10), "docker stop would have killed it");
+    assert!(gitea.runners().is_empty(), "{}", process.output());
+    assert!(!folder.path().join(".runner").exists());
 }
 
 #[test]

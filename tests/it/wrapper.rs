@@ -21,8 +21,9 @@ use tempfile::TempDir;
 
 use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, gitea, runner_file};
 
-/// A script that says that it is there, and stays until a signal ends it.
-const HOLD: &str = "mkfifo hold.$$ && exec 3<>hold.$$; echo ready; while :; do read x <&3; done";
+/// A script that says that it is there, and stays until a signal ends it. What it waits for ends with it.
+const HOLD: &str = "mkfifo hold.$$ && exec 3<>hold.$$; cat hold.$$ 3>&- >/dev/null & \
+                    echo ready; while :; do wait; done";
 
 /// A stand-in Gitea and a broker before it.
 async fn stage() -> (StandInGitea, Site, Broker) {
@@ -116,7 +117,7 @@ impl Wrapper {
         let (sender, lines) = mpsc::channel();
         read(child.stdout.take().unwrap(), sender.clone());
         read(child.stderr.take().unwrap(), sender);
-        Wrapped { child, lines, seen: Vec::new() }
+        Wrapped { child, lines, seen: Vec::new(), unfound: Vec::new() }
     }
 }
 
@@ -125,20 +126,23 @@ struct Wrapped {
     child: Child,
     lines: mpsc::Receiver<String>,
     seen: Vec<String>,
+    unfound: Vec<String>,
 }
 
 impl Wrapped {
-    /// Waits for a line that holds this, of the command or of the log.
+    /// Waits for a line that holds this, of the command or of the log, which come in any order. Each line is
+    /// found once.
     fn wait_for(&mut self, text: &str) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
+            if let Some(at) = self.unfound.iter().position(|line| line.contains(text)) {
+                return self.unfound.remove(at);
+            }
             let left = until.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
                 Ok(line) => {
                     self.seen.push(line.clone());
-                    if line.contains(text) {
-                        return line;
-                    }
+                    self.unfound.push(line);
                 }
                 Err(error) => panic!("no line {text:?} ({error}) in:\n{}", self.seen.join("\n")),
             }

@@ -104,7 +104,7 @@ async fn those_that_only_tell_something_do_not_end_the_enrolling() {
 async fn a_second_one_reaches_the_command_too() {
     let (gitea, _site, broker) = stage().await;
     let wrapper = Wrapper::new(&broker.url);
-    let script = format!("trap 'echo once more; trap \"exit 5\" TERM' TERM; {HOLD}");
+    let script = format!("trap 'trap \"exit 5\" TERM; echo once more' TERM; {HOLD}");
     let mut wrapped = wrapper.script(&script);
     wrapped.ready();
     wrapped.kill(Signal::TERM);
