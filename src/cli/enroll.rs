@@ -28,11 +28,11 @@ pub(super) struct Args {
     mode: u32,
 
     /// The file's owner, a number [default: this process's]
-    #[arg(long)]
+    #[arg(long, value_parser = <u32 as Setting>::parse)]
     uid: Option<u32>,
 
     /// The file's group, a number [default: this process's]
-    #[arg(long)]
+    #[arg(long, value_parser = <u32 as Setting>::parse)]
     gid: Option<u32>,
 
     #[command(flatten)]

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,9 @@ use crate::credential::{self, FileError, Removed, RunnerFile, Target};
 
 /// A runner file is far smaller.
 const LARGEST: u64 = 1 << 20;
+
+/// How long a registration that came to nothing may take to be undone.
+const UNDO_LIMIT: Duration = Duration::from_secs(9);
 
 /// Why there is no runner file. Its text is a sentence that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +74,7 @@ pub async fn join(peer: &Peer, stop: &CancellationToken) -> Result<RunnerFile, J
     );
     if let Err(error) = write(wanted, file.clone()).await {
         // It would stay in Gitea, with credentials that nobody has.
-        leave(peer, &file).await;
+        let _ = tokio::time::timeout(UNDO_LIMIT, leave(peer, &file)).await;
         return Err(error);
     }
     Ok(file)

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use secrecy::ExposeSecret;
+use zeroize::Zeroize;
 
 use super::given::Wanted;
 use super::labels;
@@ -107,7 +108,7 @@ impl Peer {
     /// Registers a runner, once.
     pub(super) async fn register(&self) -> Result<RunnerFile, RegisterError> {
         let wanted = &self.wanted;
-        let request = RegisterRequest {
+        let mut request = RegisterRequest {
             name: wanted.name.clone(),
             token: wanted.gitea.registration_token.expose_secret().to_owned(),
             version: VERSION.to_owned(),
@@ -118,6 +119,7 @@ impl Peer {
         headers.insert(CONTENT_TYPE, Codec::Proto.header_value());
         headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
         let body = encode(Codec::Proto, &request).into();
+        request.token.zeroize();
         let answer = self.client.register(Codec::Proto, body, headers).await;
         let runner = answer.map_err(|failure| self.register_failed(failure))?.runner;
         Ok(RunnerFile {
@@ -138,10 +140,11 @@ impl Peer {
         }
         let said = match self.client.deregister(&credentials(file)).await {
             Ok(()) => return Leaving::Gone,
+            // A proxy in front may say so too, while the broker is being restarted.
             Err(CallError::Garbage(text)) => {
-                return Leaving::Stays(format!(
-                    "there is no broker at this address, which deregisters runners ({text}); where it is \
-                     Gitea itself, use --direct"
+                return Leaving::Again(format!(
+                    "this is not the answer of a broker ({text}); where the address is Gitea's, use \
+                     --direct"
                 ));
             }
             Err(CallError::Refused(error)) if !is_passing(error.code) => error,

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+/// No wait is shorter: one of no time would grow for ever from nothing.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// No wait is longer, but for its share of chance.
 const LONGEST: Duration = Duration::from_secs(15);
 /// How long it is waited before the log tells it again.
@@ -20,7 +22,7 @@ impl Waiting {
     /// The first wait is about `first`; each is twice the one before.
     #[must_use]
     pub fn new(first: Duration) -> Self {
-        Self { next: first, told: None }
+        Self { next: first.max(SHORTEST), told: None }
     }
 
     /// Waits once, and tells why where that was not told lately.

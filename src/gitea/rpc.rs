@@ -14,6 +14,7 @@ use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use zeroize::Zeroize;
 
 use super::answer::Answer;
 use super::error_text::RegisterRefusal;
@@ -162,13 +163,14 @@ impl GiteaClient {
 
     /// Asks a broker in Gitea's place to deregister a runner; Gitea itself has no such call.
     pub async fn deregister(&self, credentials: &Credentials) -> Result<(), CallError> {
-        let message = DeregisterRequest {
+        let mut message = DeregisterRequest {
             id: credentials.id,
             uuid: credentials.uuid.clone(),
             token: credentials.token.expose_secret().to_owned(),
         };
         let method = "runner.v1.RunnerService/Deregister";
         let answer: Result<DeregisterResponse, _> = self.call(method, &message, None).await;
+        message.token.zeroize();
         answer.map(|_| ())
     }
 

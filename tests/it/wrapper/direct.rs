@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::{HOLD, Wrapper};
 use crate::support::gitea;
+use crate::upstream_tls;
 
 fn direct(gitea: &StandInGitea) -> Wrapper {
     let token = gitea.registration_token(&Scope::Instance);
@@ -101,10 +102,30 @@ async fn without_direct_gitea_itself_is_told_from_a_broker() {
     let gitea = gitea();
     let token = gitea.registration_token(&Scope::Instance);
     let wrapper = Wrapper::new(&gitea.url()).token(token.expose_secret());
+    let wrapper = wrapper.flags(&["--deadline", "200ms"]);
     let mut wrapped = wrapper.script("exit 0");
     assert_eq!(wrapped.ended(), 0);
     assert!(wrapped.output().contains("use --direct"), "{}", wrapped.output());
     assert!(wrapper.file().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_https_the_authority_to_trust_can_be_named() {
+    let (pem, tls) = upstream_tls::authority("127.0.0.1", true);
+    let gitea = upstream_tls::gitea(tls);
+    let wrapper = with_api_token(&gitea).flags(&["--ca-file", "ca.pem"]);
+    let mut wrapped = wrapper.script("exit 0");
+    assert_eq!(wrapped.ended(), 78, "{}", wrapped.output());
+    assert!(wrapped.output().contains("--ca-file ca.pem"), "{}", wrapped.output());
+    std::fs::write(wrapper.folder.path().join("ca.pem"), pem).unwrap();
+    assert_eq!(wrapper.script("exit 8").ended(), 8);
+    assert!(gitea.runners().is_empty());
+
+    let (other, _) = upstream_tls::authority("127.0.0.1", true);
+    std::fs::write(wrapper.folder.path().join("ca.pem"), other).unwrap();
+    let mut wrapped = wrapper.script("exit 8");
+    let line = wrapped.wait_for("waiting");
+    assert!(line.contains("unknown authority; set --ca-file"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
