@@ -14,8 +14,9 @@
 //!
 //! Around that, [`cli`] reads the command line and [`config`] the settings, [`app`] makes running parts of
 //! settings (nothing else wires), [`systemd`] tells a service manager how they do, and [`shutdown`] ends
-//! them in phases. [`sandbox`] is a stand-in Gitea with stand-in runners, for the demo and the tests, and
-//! [`fault`] the points at which tests let a debug build die.
+//! them in phases. On the runner's side, [`supervise`] is the wrapper around a runner, and [`enroll`] makes
+//! the runner file that it needs. [`sandbox`] is a stand-in Gitea with stand-in runners, for the demo and the
+//! tests, and [`fault`] the points at which tests let a debug build die.
 //!
 //! # The life of a Register
 //!
@@ -58,6 +59,7 @@ pub mod cli;
 pub mod config;
 pub mod connect;
 pub mod credential;
+pub mod enroll;
 pub mod fault;
 pub mod gitea;
 pub mod lifecycle;
@@ -66,5 +68,6 @@ pub mod proxy;
 pub mod sandbox;
 pub mod shutdown;
 pub mod store;
+pub mod supervise;
 pub mod systemd;
 pub mod telemetry;

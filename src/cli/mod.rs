@@ -5,8 +5,10 @@ mod check;
 mod client;
 mod completions;
 mod demo;
+mod enroll;
 mod events;
 mod healthcheck;
+mod run;
 mod runner;
 mod serve;
 mod settings;
@@ -34,6 +36,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Run(run::Args),
+    Enroll(enroll::Args),
     Status(status::Args),
     Token(token::Args),
     Runner(runner::Args),
@@ -52,6 +56,8 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(args) => serve::run(args),
+            Command::Run(args) => run::run(&args),
+            Command::Enroll(args) => enroll::run(&args),
             Command::Status(args) => status::run(&args),
             Command::Token(args) => token::run(&args),
             Command::Runner(args) => runner::run(&args),
@@ -98,10 +104,18 @@ impl Failure {
         Self { code, message: message.to_string() }
     }
 
+    /// The exit code alone: what there is to say was said.
+    #[must_use]
+    pub fn without_words(code: u8) -> Self {
+        Self::new(code, "")
+    }
+
     /// Tells the failure on standard error and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        complain(&self.message);
+        if !self.message.is_empty() {
+            complain(&self.message);
+        }
         self.code.into()
     }
 }

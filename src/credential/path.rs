@@ -114,6 +114,15 @@ impl Pattern {
 }
 
 impl Target {
+    /// A file at a fixed path, relative to the working folder of now; `None` where the path ends with no
+    /// file name, or is not UTF-8.
+    #[must_use]
+    pub fn of_file(path: &std::path::Path) -> Option<Self> {
+        let path = std::path::absolute(path).ok()?;
+        let name = path.file_name()?.to_str().filter(|name| name.len() <= LONGEST)?;
+        Some(Self { root: path.parent()?.into(), below: vec![name.into()] })
+    }
+
     /// The folder that may be reached through links; below it none is followed.
     #[must_use]
     pub fn root(&self) -> &std::path::Path {
@@ -201,6 +210,18 @@ mod tests {
             ["runners/{name}", "", "/r/{name}/", "/r//f", "/r/../f", "/r/{nom}", "/r/{", "/r/}x"]
         {
             assert!(Pattern::parse(pattern).is_err(), "{pattern:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_found_where_it_is_said_to_be() {
+        let target = Target::of_file(Path::new("/data/x/.runner")).unwrap();
+        assert_eq!(target.root(), Path::new("/data/x"));
+        assert_eq!(target.path(), Path::new("/data/x/.runner"));
+        let here = Target::of_file(Path::new(".runner")).unwrap();
+        assert_eq!(here.path(), std::env::current_dir().unwrap().join(".runner"));
+        for no_file in ["", "/", "/data/.."] {
+            assert_eq!(Target::of_file(Path::new(no_file)), None, "{no_file:?}");
         }
     }
 

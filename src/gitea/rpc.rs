@@ -11,17 +11,19 @@ use hyper::header::{
 use hyper::{HeaderMap, Method, Request};
 use prost::Message;
 use secrecy::ExposeSecret;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use zeroize::Zeroize;
 
 use super::answer::Answer;
 use super::error_text::RegisterRefusal;
 use super::{BODY_LIMIT, CALL_LIMIT, GiteaClient, USER_AGENT};
 use crate::broker::Credentials;
 use crate::connect::messages::{
-    DeclareRequest, DeclareResponse, PingRequest, PingResponse, RegisterResponse, Runner,
-    TaskResult, TaskState, Timestamp, UpdateTaskRequest, UpdateTaskResponse,
+    DeclareRequest, DeclareResponse, DeregisterRequest, DeregisterResponse, PingRequest,
+    PingResponse, RegisterResponse, Runner, TaskResult, TaskState, Timestamp, UpdateTaskRequest,
+    UpdateTaskResponse,
 };
 use crate::connect::{self, Code, Codec, ConnectError};
 use crate::net::upstream::{OutBody, UpstreamError};
@@ -81,6 +83,10 @@ pub enum RegisterFailure {
     #[error("{0}")]
     Unclear(String),
 }
+
+/// A message of which no field is set, or wanted.
+#[derive(Clone, PartialEq, Eq, Message, Serialize, Deserialize)]
+struct Nothing {}
 
 impl RegisterFailure {
     /// The same, with this secret taken out of its texts.
@@ -144,6 +150,28 @@ impl GiteaClient {
         )
         .await
         .map(|_| ())
+    }
+
+    /// Shows a runner's credentials with a report of no lines on no task. It changes nothing but when the
+    /// runner was last heard from, and fails for credentials that are known as well: with anything but
+    /// [`CallError::Unregistered`].
+    pub async fn show(&self, credentials: &Credentials) -> Result<(), CallError> {
+        let answer: Result<Nothing, _> =
+            self.call("runner.v1.RunnerService/UpdateLog", &Nothing {}, Some(credentials)).await;
+        answer.map(|_| ())
+    }
+
+    /// Asks a broker in Gitea's place to deregister a runner; Gitea itself has no such call.
+    pub async fn deregister(&self, credentials: &Credentials) -> Result<(), CallError> {
+        let mut message = DeregisterRequest {
+            id: credentials.id,
+            uuid: credentials.uuid.clone(),
+            token: credentials.token.expose_secret().to_owned(),
+        };
+        let method = "runner.v1.RunnerService/Deregister";
+        let answer: Result<DeregisterResponse, _> = self.call(method, &message, None).await;
+        message.token.zeroize();
+        answer.map(|_| ())
     }
 
     /// Registers a runner: once, on a connection of its own. `body` is a `RegisterRequest` in `codec`, not

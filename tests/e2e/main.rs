@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod broker;
+mod first_process;
 mod gitea;
 mod http;
 mod job;

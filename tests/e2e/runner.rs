@@ -89,11 +89,10 @@ impl Runner {
         fs::write(self.home.path().join(".runner"), text).expect("a folder of this test");
     }
 
-    /// Waits until the daemon ends by itself; gives what it wrote.
-    pub fn ends(&mut self) -> String {
-        let mut daemon = self.daemon.take().expect("a running runner");
-        daemon.wait(2 * LIMIT);
-        daemon.output()
+    /// Waits until the daemon has written of this.
+    pub fn says(&self, text: &str) {
+        let daemon = self.daemon.as_ref().expect("a running runner");
+        daemon.line(text, 2 * LIMIT, |line| line.contains(text).then_some(()));
     }
 
     /// Kills the daemon.

@@ -35,3 +35,4 @@ mod token_races;
 mod tokens;
 mod upstream_tls;
 mod wire;
+mod wrapper;
