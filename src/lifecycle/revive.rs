@@ -174,9 +174,7 @@ impl Lifecycle {
     pub(super) async fn declare_again(&self, live: &Live) -> bool {
         // Whoever holds its fate declares it as well, or ends it.
         let Ok(_fate) = live.fate.try_lock() else { return false };
-        let done = !live.declare_is_due() || self.declare_labels(live).await;
-        fault::point("revival-declared");
-        done
+        !live.declare_is_due() || self.declare_labels(live).await
     }
 
     /// Declares one that was just registered anew; what fails is tried again in the background.

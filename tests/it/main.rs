@@ -13,6 +13,7 @@ mod commands;
 mod crash;
 mod declared;
 mod deregister;
+mod identities;
 mod life;
 mod lost;
 mod page;

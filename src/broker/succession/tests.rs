@@ -129,10 +129,11 @@ proptest! {
         let newcomer = Newcomer {
             parent_id: "parent", scope: &Scope::Instance, name: "a", labels: &[], ephemeral: false,
         };
-        let mut records: Vec<_> = (1..).zip(&names)
+        let mut records: Vec<_> = (1..)
+            .zip(&names)
             .map(|(id, name)| Record { name: name.clone(), ..record(id) })
-            .rev()
             .collect();
+        records.reverse();
         records.sort_by_key(|record| rank(record, &newcomer));
         let expected = names.iter().position(|name| name == "a").unwrap_or(0) + 1;
         prop_assert_eq!(records[0].record_id.0, i64::try_from(expected).unwrap());
