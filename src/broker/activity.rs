@@ -79,6 +79,12 @@ impl Activity {
         self.heard = now;
     }
 
+    /// Gitea knows it as another runner from now on, which has no task; its connections are open as before.
+    pub fn starts_anew(&mut self) {
+        self.polls.clear();
+        self.tasks.clear();
+    }
+
     /// It asks for a task: until the answer has passed, Gitea may have handed it one.
     pub fn polls(&mut self, now: Instant) {
         self.polls.push(now);

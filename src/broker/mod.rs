@@ -10,6 +10,7 @@ pub mod policy;
 pub mod registration;
 pub mod runner;
 pub mod secret;
+pub mod succession;
 pub mod token;
 
 pub use activity::{Activity, Presence};

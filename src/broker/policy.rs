@@ -173,6 +173,26 @@ pub fn allows<'a>(
     })
 }
 
+/// Decides whether a runner that the broker itself deregistered may come back: by the token that it came by and then
+/// by each of that one's ancestors. It is no newcomer, so uses, expiry and the other limits do not matter.
+///
+/// # Errors
+/// The first of them that is switched off or deleted, or is not for there.
+pub fn may_return<'a>(
+    chain: impl IntoIterator<Item = &'a Token>,
+    peer: IpAddr,
+) -> Result<(), Refusal> {
+    chain.into_iter().try_for_each(|token| {
+        if token.deleted_at.is_some() {
+            return Err(Refusal::Token);
+        }
+        if !token.active {
+            return Err(Refusal::Disabled);
+        }
+        from_there(token, peer)
+    })
+}
+
 /// Decides on the address that a token is presented from.
 ///
 /// # Errors

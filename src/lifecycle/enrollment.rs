@@ -131,6 +131,18 @@ impl Enrollment {
         policy::labels_allowed(self.lock().chain(id), labels)
     }
 
+    /// Whether a runner that came by this token, and that the broker itself deregistered, may come back.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_return(&self, id: &str, peer: IpAddr) -> Result<(), Refusal> {
+        let inner = self.lock();
+        if !inner.tokens.contains_key(id) {
+            return Err(Refusal::Token);
+        }
+        policy::may_return(inner.chain(id), peer)
+    }
+
     /// Whether runners that came by this token are to go.
     #[must_use]
     pub fn revokes(&self, id: &str) -> bool {

@@ -8,9 +8,11 @@ mod deregister;
 mod desk;
 mod enrollment;
 mod exchange;
+mod hand_on;
 mod park;
 mod random;
 mod register;
+mod revive;
 mod revoke;
 mod roster;
 mod runner_file;
@@ -100,6 +102,8 @@ pub struct Lifecycle {
     desk: Arc<Desk>,
     slots: Semaphore,
     running: TaskTracker,
+    /// Runners that are being registered anew.
+    reviving: AtomicUsize,
     unsettled: Mutex<Vec<Unsettled>>,
     /// Something is to be settled.
     wake: Notify,
@@ -145,6 +149,7 @@ impl Lifecycle {
             desk: Arc::default(),
             slots: Semaphore::new(PARALLEL_REGISTRATIONS),
             running: TaskTracker::new(),
+            reviving: AtomicUsize::new(0),
             unsettled: Mutex::default(),
             wake: Notify::new(),
             moved: Notify::new(),
@@ -191,6 +196,7 @@ impl Lifecycle {
             lifecycle.add_unsettled(stored.intent, now);
         }
         lifecycle.write_missing_files().await;
+        lifecycle.tell_of_parking();
         Ok(Arc::new(lifecycle))
     }
 
@@ -233,7 +239,7 @@ impl Lifecycle {
     /// How many registrations that were begun have no result yet.
     #[must_use]
     pub fn registering(&self) -> usize {
-        self.desk.flights()
+        self.desk.flights() + self.reviving.load(Ordering::Relaxed)
     }
 
     /// What is unsettled is tried now.

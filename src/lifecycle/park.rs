@@ -16,6 +16,18 @@ impl Lifecycle {
         matches!(reason, Reason::Runner | Reason::Lease | Reason::Shutdown | Reason::Undeclared)
     }
 
+    /// Said once, at the start: what is different without an API token.
+    pub(super) fn tell_of_parking(&self) {
+        if self.gitea.tokens().api.is_none() {
+            info!(
+                "there is no Gitea API token: runners that leave stay registered in Gitea and are parked for \
+                 the next of their kind (same enrollment token and labels). With one \
+                 (gitea.api_token_file, GITEA_API_TOKEN_FILE) the broker deletes them, mints \
+                 registration tokens, and settles registrations whose answer was lost"
+            );
+        }
+    }
+
     /// Parks a runner, whose fate the caller holds; it has no task in hand.
     pub(super) async fn park(
         &self,

@@ -10,10 +10,10 @@ use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::Lifecycle;
 use super::desk::{Answer, Delivery, Entry, Landed};
 use super::enrollment::{Identified, Reservation};
 use super::random::random_hex;
+use super::{Lifecycle, Live};
 use crate::broker::policy::Asks;
 use crate::broker::{Credentials, Event, Intent, Key, Origin, RecordId, RecordState, What};
 use crate::config::Scope;
@@ -24,7 +24,7 @@ use crate::store::NewRunner;
 use crate::telemetry::metrics::{RegistrationOutcome as Outcome, Rejection};
 
 /// How long a registration waits for its turn with Gitea.
-const TURN_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const TURN_LIMIT: Duration = Duration::from_secs(60);
 
 /// A Register that was admitted.
 pub struct Registration {
@@ -43,7 +43,7 @@ pub struct Registration {
 }
 
 /// Why a registration came to nothing.
-enum Failed {
+pub(super) enum Failed {
     /// By its token; counted and noted already.
     Refused(ConnectError),
     /// By anything else.
@@ -197,6 +197,11 @@ impl Lifecycle {
         )
         .map_err(|error| Failed::Other(Outcome::Rejected, error))?;
 
+        let parked = self.parked_for(&intent, dialled.as_deref());
+        if let Some((parked, _fate)) = self.first_proven(&parked, &intent).await {
+            return self.take_over(parked, intent, place, dialled).await;
+        }
+
         fault::point("register-begun");
         if let Err(error) = self.store.insert_intent(intent.clone()).await {
             self.metrics.store_writable.set(0);
@@ -271,18 +276,30 @@ impl Lifecycle {
         fault::point("credentials-stored");
         self.enrollment.joined(&record.parent_id);
         let live = self.roster.insert(record);
+        self.land(&live, place, &intent, registered_at).await;
+        Ok(Landed { answer: Answer { headers, body }, live, registered })
+    }
+
+    /// What is left to do for a runner that the store has.
+    pub(super) async fn land(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        place: Reservation,
+        intent: &Intent,
+        registered_at: SystemTime,
+    ) {
         place.used(registered_at);
         // Whoever deregisters it waits until its file is there to be removed.
         let fate = live.fate.lock().await;
-        self.revoke_landed(&live).await;
+        self.revoke_landed(live).await;
         if !matches!(live.state(), RecordState::Ended(_)) {
-            self.write_file(&live).await;
+            self.write_file(live).await;
         }
         drop(fate);
         fault::point("file-written");
         info!(
             runner = intent.key.name,
-            id = credentials.id,
+            id = live.id(),
             token = intent.key.parent_id,
             scope = %intent.scope,
             peer = %intent.key.peer,
@@ -290,10 +307,13 @@ impl Lifecycle {
             ephemeral = intent.key.ephemeral,
             "runner registered"
         );
-        Ok(Landed { answer: Answer { headers, body }, live, registered })
     }
 
-    async fn failed(&self, intent: Intent, failure: RegisterFailure) -> (Outcome, ConnectError) {
+    pub(super) async fn failed(
+        &self,
+        intent: Intent,
+        failure: RegisterFailure,
+    ) -> (Outcome, ConnectError) {
         let name = intent.key.name.clone();
         match failure {
             RegisterFailure::NotSent(failure) => {
@@ -381,21 +401,21 @@ impl Lifecycle {
 }
 
 /// What a runner is told that comes, or whose turn comes, when the broker is about to end.
-fn draining() -> ConnectError {
+pub(super) fn draining() -> ConnectError {
     ConnectError::new(
         Code::Unavailable,
         "the broker is shutting down and registers nobody; try again when it is back",
     )
 }
 
-fn overloaded() -> ConnectError {
+pub(super) fn overloaded() -> ConnectError {
     ConnectError::new(
         Code::ResourceExhausted,
         "too many runners register at this moment; try again in a few seconds",
     )
 }
 
-fn store_failed() -> ConnectError {
+pub(super) fn store_failed() -> ConnectError {
     ConnectError::new(
         Code::Unavailable,
         "the broker cannot write its records, so it registers nobody; its log tells why",

@@ -12,6 +12,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 
+use crate::broker::succession::Pause;
 use crate::broker::{
     Activity, Credentials, Origin, Presence, Reason, Record, RecordId, RecordState,
 };
@@ -76,8 +77,9 @@ pub struct Live {
     /// What it shows.
     pub presented: Credentials,
     upstream: ArcSwap<Upstream>,
-    /// Held by whoever changes its fate, so that only one does at a time.
-    pub fate: tokio::sync::Mutex<()>,
+    /// Held by whoever changes its fate, so that only one does at a time; guards the pause before it may be
+    /// registered anew.
+    pub fate: tokio::sync::Mutex<Pause>,
     inner: Mutex<Inner>,
 }
 
@@ -102,7 +104,7 @@ impl Live {
             ephemeral: record.ephemeral,
             presented: record.presented.clone(),
             upstream: ArcSwap::from_pointee(Upstream::of(&record)),
-            fate: tokio::sync::Mutex::new(()),
+            fate: tokio::sync::Mutex::default(),
             inner: Mutex::new(Inner {
                 activity: Activity::new(now, record.spoke, &record.tasks),
                 record,
@@ -148,7 +150,7 @@ impl Live {
         inner.record.declare_due = true;
         inner.record.disabled = false;
         inner.state_touched = false;
-        inner.activity = Activity::new(Instant::now(), inner.record.spoke, &[]);
+        inner.activity.starts_anew();
         self.upstream.store(Arc::new(Upstream::of(&inner.record)));
     }
 
@@ -203,6 +205,14 @@ impl Live {
         inner.record.version = version.to_owned();
         inner.record.labels = labels.to_vec();
         inner.record.declare_due = false;
+    }
+
+    /// Gitea was told these on its behalf. Returns whether they are still what it last declared.
+    pub(super) fn was_declared(&self, version: &str, labels: &[String]) -> bool {
+        let mut inner = self.inner();
+        let same = inner.record.version == version && inner.record.labels == labels;
+        inner.record.declare_due &= !same;
+        same
     }
 
     /// Whether the broker has to declare it.
@@ -358,30 +368,36 @@ impl Roster {
 
     /// One that is live, or is so again, perhaps with other credentials in Gitea.
     pub(super) fn wake(&self, live: &Arc<Live>) {
-        let mut known = self.write();
-        known.asleep.remove(&live.key());
-        known.live.insert(live.key(), Arc::clone(live));
-        let upstream = live.upstream();
-        if upstream.is_apart() {
-            known.apart.insert(upstream.credentials.uuid.to_ascii_lowercase());
-        }
+        self.write().add(live);
     }
 
     /// Takes a runner off.
     pub fn remove(&self, live: &Live) {
+        self.write().remove(live);
+    }
+
+    /// Puts a newcomer in the place of a parked runner, as one step: what Gitea knows that one by is the
+    /// newcomer's from now on, and at no moment anybody's.
+    pub(super) fn take_over(&self, parked: &Arc<Live>, newcomer: Record) -> Arc<Live> {
+        let live = Arc::new(Live::new(newcomer, Instant::now()));
         let mut known = self.write();
-        known.live.remove(&live.key());
-        known.asleep.remove(&live.key());
-        let upstream = live.upstream();
-        if upstream.is_apart() {
-            known.apart.remove(&upstream.credentials.uuid.to_ascii_lowercase());
+        known.remove(parked);
+        if let RecordState::Parked(reason) = parked.state() {
+            parked.set_state(RecordState::Ended(reason));
+            if reason.is_revivable() {
+                known.asleep.insert(parked.key(), Arc::clone(parked));
+            }
         }
+        known.add(&live);
+        live
     }
 
     /// Takes a runner off that may be revived.
     pub(super) fn lay_down(&self, live: &Arc<Live>) {
-        self.remove(live);
-        self.write().asleep.insert(live.key(), Arc::clone(live));
+        // One step: a call that finds it nowhere would pass as a stranger's.
+        let mut known = self.write();
+        known.remove(live);
+        known.asleep.insert(live.key(), Arc::clone(live));
     }
 
     /// Those that ended and may be revived.
@@ -449,6 +465,25 @@ impl Roster {
 
     fn write(&self) -> RwLockWriteGuard<'_, Known> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn add(&mut self, live: &Arc<Live>) {
+        self.asleep.remove(&live.key());
+        self.live.insert(live.key(), Arc::clone(live));
+        let upstream = live.upstream();
+        if upstream.is_apart() {
+            self.apart.insert(upstream.credentials.uuid.to_ascii_lowercase());
+        }
+    }
+
+    fn remove(&mut self, live: &Live) {
+        self.asleep.remove(&live.key());
+        // What Gitea knew one by that had ended before may be another's by now.
+        if self.live.remove(&live.key()).is_some() && live.upstream().is_apart() {
+            self.apart.remove(&live.upstream().credentials.uuid.to_ascii_lowercase());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Lifecycle;
 use super::roster::Live;
-use crate::broker::{Record, RecordState};
+use crate::broker::{Origin, Record, RecordState};
 use crate::config::{Address, Settings};
 use crate::credential::{self, FileError, Owner, PathError, Pattern, RunnerFile, Target};
 
@@ -120,7 +120,9 @@ impl Lifecycle {
     pub(super) async fn write_missing_files(&self) {
         for live in self.roster.all() {
             let record = live.record();
-            if record.file.is_none() && !record.spoke && record.state == RecordState::Active {
+            // One that was registered anew is declared after its file is written.
+            let new = !record.spoke || (record.declare_due && record.origin != Origin::Adopted);
+            if record.file.is_none() && new && record.state == RecordState::Active {
                 self.write_file(&live).await;
             }
         }

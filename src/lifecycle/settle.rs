@@ -76,6 +76,14 @@ impl Lifecycle {
             };
             left += usize::from(self.deregister_again(&live, reason, force).await.is_err());
         }
+        for live in self.roster.all() {
+            if self.is_draining() {
+                return 0;
+            }
+            if live.declare_is_due() {
+                left += usize::from(!self.declare_again(&live).await);
+            }
+        }
         let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for one in unsettled {
             if self.is_draining() {

@@ -58,6 +58,10 @@ impl Lifecycle {
     /// The store took not all of it.
     pub async fn write_changes(&self) -> Result<(), StoreError> {
         for live in self.roster.all() {
+            // The fate of those with nothing to write is left alone: somebody may be about to take it.
+            if live.state_to_write().is_none() {
+                continue;
+            }
             // Whoever holds its fate writes the state itself, and must not be overtaken.
             let Ok(_fate) = live.fate.try_lock() else { continue };
             if let Some(state) = live.state_to_write() {
@@ -161,6 +165,7 @@ impl Lifecycle {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            self.forget_sleepers();
             let pruned = async {
                 let _changing = self.enrollment.changing.lock().await;
                 self.enrollment.forget(&self.store.prune_tokens(SystemTime::now()).await?);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tracing::{trace, warn};
 
 use super::body::ProxyBody;
@@ -63,6 +63,25 @@ impl Proxy {
                 return Ok(response);
             }
         }
+        // The two that never go to Gitea are told apart by what they carry.
+        if live.is_none()
+            && !matches!(route, Route::Register | Route::Deregister)
+            && self.is_anothers(request.headers())
+        {
+            let response = refuse(ConnectError::new(
+                Code::Unauthenticated,
+                "this runner left, and its place was given to another: remove its .runner file and register it \
+                 anew",
+            ));
+            self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
+            return Ok(response);
+        }
+        if let (Route::FetchTask | Route::UpdateTask | Route::UpdateLog, Some(live)) =
+            (route, &live)
+            && live.declare_is_due()
+        {
+            self.lifecycle.declare_soon(live);
+        }
         let response = match class {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(_) if request.method() == Method::CONNECT => refuse(ConnectError::new(
@@ -84,6 +103,12 @@ impl Proxy {
         };
         self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
         Ok(response)
+    }
+
+    /// Whether a stranger shows what Gitea knows another runner by: it had that before.
+    fn is_anothers(&self, headers: &HeaderMap) -> bool {
+        let uuid = headers.get("x-runner-uuid").and_then(|uuid| uuid.to_str().ok());
+        uuid.is_some_and(|uuid| self.lifecycle.roster.is_apart(uuid))
     }
 
     /// A task that is handed out to a runner on its way out would be stranded.

@@ -25,6 +25,8 @@ pub enum RegistrationOutcome {
     Registered,
     /// Answered from the record, to a runner that had lost its answer.
     Repeated,
+    /// Registered anew behind its old credentials.
+    Revived,
     /// Refused by the broker.
     Rejected,
     /// Refused by Gitea.
@@ -38,9 +40,10 @@ pub enum RegistrationOutcome {
 }
 
 impl RegistrationOutcome {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Registered,
         Self::Repeated,
+        Self::Revived,
         Self::Rejected,
         Self::Refused,
         Self::Unreachable,
@@ -54,6 +57,7 @@ impl RegistrationOutcome {
         match self {
             Self::Registered => "registered",
             Self::Repeated => "repeated",
+            Self::Revived => "revived",
             Self::Rejected => "rejected",
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",

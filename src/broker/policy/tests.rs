@@ -81,6 +81,33 @@ fn what_is_used_up_still_allows_who_asks_again() {
 }
 
 #[test]
+fn who_comes_back_is_no_newcomer() {
+    let peer = [10, 0, 0, 7].into();
+    let mut spent = with(|policy| {
+        policy.expires_at = Some(NOW);
+        policy.max_uses = Some(1);
+        policy.max_runners = Some(1);
+        policy.labels = labels_of(&["other"]);
+        policy.ephemeral_only = true;
+    });
+    spent.kind = Kind::SingleUse;
+    spent.uses = 7;
+    assert_eq!(may_return([&spent, &token()], peer), Ok(()));
+    let disabled = Token { active: false, ..token() };
+    let deleted = Token { deleted_at: Some(NOW), ..token() };
+    let elsewhere = with(|policy| policy.allowed_cidrs = vec!["10.1.0.0/16".parse().unwrap()]);
+    // Its own token, and one that it was exchanged for.
+    for (token, refusal) in [
+        (&disabled, Refusal::Disabled),
+        (&deleted, Refusal::Token),
+        (&elsewhere, Refusal::Address(peer)),
+    ] {
+        assert_eq!(may_return([token], peer), Err(refusal.clone()));
+        assert_eq!(may_return([&spent, token], peer), Err(refusal));
+    }
+}
+
+#[test]
 fn a_place_that_is_taken_may_become_free() {
     let single = Token { kind: Kind::SingleUse, ..token() };
     assert_eq!(room(&single, 0, 0), Room::Free);
