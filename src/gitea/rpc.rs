@@ -11,7 +11,6 @@ use hyper::header::{
 use hyper::{HeaderMap, Method, Request};
 use prost::Message;
 use secrecy::ExposeSecret;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -21,7 +20,8 @@ use super::{BODY_LIMIT, CALL_LIMIT, GiteaClient, USER_AGENT};
 use crate::broker::Credentials;
 use crate::connect::messages::{
     DeclareRequest, DeclareResponse, PingRequest, PingResponse, RegisterResponse, Runner,
-    TaskResult, TaskState, Timestamp, UpdateTaskRequest, UpdateTaskResponse,
+    TaskResult, TaskState, Timestamp, UpdateLogRequest, UpdateLogResponse, UpdateTaskRequest,
+    UpdateTaskResponse,
 };
 use crate::connect::{self, Code, Codec, ConnectError};
 use crate::net::upstream::{OutBody, UpstreamError};
@@ -146,6 +146,20 @@ impl GiteaClient {
         .map(|_| ())
     }
 
+    /// Asks whether Gitea knows these credentials, by a call that changes nothing but when the runner was last
+    /// seen: lines of log for a task that is none.
+    pub async fn knows(&self, credentials: &Credentials) -> Result<bool, CallError> {
+        let message = UpdateLogRequest::default();
+        let method = "runner.v1.RunnerService/UpdateLog";
+        match self.call::<_, UpdateLogResponse>(method, &message, Some(credentials)).await {
+            Ok(_) => Ok(true),
+            Err(CallError::Unregistered) => Ok(false),
+            // Only after it has taken the credentials does Gitea look for the task.
+            Err(CallError::Refused(error)) if error.message.contains("get task:") => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Registers a runner: once, on a connection of its own. `body` is a `RegisterRequest` in `codec`, not
     /// compressed, with Gitea's registration token in it; `headers` are the runner's own, as far as they
     /// are to be passed on.
@@ -187,8 +201,8 @@ impl GiteaClient {
         credentials: Option<&Credentials>,
     ) -> Result<A, CallError>
     where
-        Q: Message + Serialize,
-        A: Message + Default + DeserializeOwned,
+        Q: Message,
+        A: Message + Default,
     {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, Codec::Proto.header_value());
@@ -200,7 +214,7 @@ impl GiteaClient {
             headers.insert(RUNNER_TOKEN, header_of(credentials.token.expose_secret())?);
         }
         let deadline = Instant::now() + CALL_LIMIT;
-        let body = connect::encode(Codec::Proto, message).into();
+        let body = message.encode_to_vec().into();
         let request = self.post(method, headers, body);
         let response =
             self.upstream.send(request, CALL_LIMIT).await.map_err(CallError::Unreachable)?;
@@ -214,9 +228,10 @@ impl GiteaClient {
                 Err(CallError::Unregistered)
             }
             Some(error) => Err(CallError::Refused(error)),
-            None => {
-                decoded(Codec::Proto, &answer).ok_or_else(|| CallError::Garbage(answer.describe()))
-            }
+            None => is_message(Codec::Proto, &answer)
+                .then(|| A::decode(&*answer.body).ok())
+                .flatten()
+                .ok_or_else(|| CallError::Garbage(answer.describe())),
         }
     }
 
@@ -259,10 +274,12 @@ fn refused_by_proxy(sentence: String) -> RegisterFailure {
 }
 
 fn decoded<M: Message + Default + DeserializeOwned>(codec: Codec, answer: &Answer) -> Option<M> {
+    is_message(codec, answer).then(|| connect::decode(codec, &answer.body).ok()).flatten()
+}
+
+fn is_message(codec: Codec, answer: &Answer) -> bool {
     let said = Codec::from_content_type(answer.headers.get(CONTENT_TYPE));
-    (answer.status.is_success() && said == Some(codec))
-        .then(|| connect::decode(codec, &answer.body).ok())
-        .flatten()
+    answer.status.is_success() && said == Some(codec)
 }
 
 fn header_of(secret: &str) -> Result<HeaderValue, CallError> {

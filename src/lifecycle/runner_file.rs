@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Lifecycle;
 use super::roster::Live;
-use crate::broker::{Record, RecordState};
+use crate::broker::{Origin, Record, RecordState};
 use crate::config::{Address, Settings};
 use crate::credential::{self, FileError, Owner, PathError, Pattern, RunnerFile, Target};
 
@@ -116,12 +116,12 @@ impl Lifecycle {
         }
     }
 
-    /// After a crash between record and file: the file is written now.
+    /// After a crash between record and file: the file is written now. One that was adopted has its own.
     pub(super) async fn write_missing_files(&self) {
-        for live in self.roster.all() {
+        for live in self.roster.all().iter().filter(|live| live.origin != Origin::Adopted) {
             let record = live.record();
             if record.file.is_none() && !record.spoke && record.state == RecordState::Active {
-                self.write_file(&live).await;
+                self.write_file(live).await;
             }
         }
     }

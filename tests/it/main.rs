@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;
+mod adoption;
 mod api;
 mod attacks;
 mod bad_input;
@@ -15,6 +16,7 @@ mod declared;
 mod deregister;
 mod life;
 mod lost;
+mod lost_runners;
 mod page;
 mod paths;
 mod proxy;
