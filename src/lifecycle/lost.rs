@@ -2,9 +2,10 @@
 //! [`broker::lost`](crate::broker::lost) decides.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
+use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::adopt::Stranger;
@@ -18,14 +19,17 @@ use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 
 /// The REST API is asked so many times before patience ends.
 const QUESTIONS: u32 = 6;
+/// Its fate may be held for a write of the store.
+const A_WRITE: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
     /// Gitea answered a call of a known runner that it does not know it. Returns what the runner is told. Where
     /// that is final, its record has ended and its file is gone.
     pub async fn unregistered(self: &Arc<Self>, live: &Arc<Live>) -> ConnectError {
-        // Whoever holds its fate, a deregistration above all, is about to learn the same.
-        if let Ok(_fate) = live.fate.try_lock()
+        // Whoever holds its fate for long, a deregistration above all, is about to learn the same.
+        if live.state() == RecordState::Active
             && !self.is_draining()
+            && let Ok(_fate) = timeout(A_WRITE, live.fate.lock()).await
         {
             self.note_lost(live);
         }

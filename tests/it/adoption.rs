@@ -9,8 +9,11 @@ use runner_broker::config::Scope;
 use runner_broker::connect::messages::{DeclareResponse, Runner as WireRunner};
 use runner_broker::connect::{Codec, encode};
 use runner_broker::lifecycle::{By, DeregisterError, Force, Live};
-use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, When};
+use runner_broker::sandbox::gitea::{
+    Answer, Effect, Route, RunnerSeed, StandInGitea, TaskState, When,
+};
 use runner_broker::sandbox::runner::{Pace, RegisterOptions, Runner, StandInRunner};
+use runner_broker::shutdown::Signal;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -76,14 +79,7 @@ async fn ten_runners_move_by_their_address_alone_and_are_as_any_other() {
     }
     assert_eq!(broker.lifecycle.roster.all().len(), 10, "each is adopted once");
     let task = gitea.queue_task(&["host"]);
-    gitea
-        .wait_until(|gitea| {
-            matches!(
-                gitea.task(task).unwrap().state,
-                runner_broker::sandbox::gitea::TaskState::Ended(_)
-            )
-        })
-        .await;
+    gitea.wait_until(|gitea| matches!(gitea.task(task).unwrap().state, TaskState::Ended(_))).await;
     for daemon in daemons {
         daemon.stop().await.unwrap();
     }
@@ -92,7 +88,8 @@ async fn ten_runners_move_by_their_address_alone_and_are_as_any_other() {
     assert!(gitea.runner(runners[0].credentials.id).is_none());
     runners[1].moved_to(&broker.url).deregister().await.unwrap();
     assert!(gitea.runner(runners[1].credentials.id).is_none());
-    broker.stop().await;
+    broker.signal(Signal::Quit).await;
+    broker.ended().await;
     // The records are there after a restart, and no file was written for them.
     let broker = Broker::start(&site).await;
     assert_eq!(broker.lifecycle.roster.all().len() + 2, 10);
@@ -108,7 +105,7 @@ async fn a_lost_store_is_rebuilt_by_ten_runners_that_poll() {
     for n in 0..10 {
         runners.push(join(&broker.url, &format!("poller-{n}")).await);
     }
-    broker.signal(runner_broker::shutdown::Signal::Quit).await;
+    broker.signal(Signal::Quit).await;
     broker.ended().await;
     for name in ["state.db", "state.db-wal", "state.db-shm"] {
         let _ = std::fs::remove_file(site.path(name));
@@ -253,19 +250,14 @@ async fn an_id_that_is_anothers_after_a_restore_deletes_nobody() {
     // The row has another id now, and its old id is another's.
     let id = runner.credentials.id;
     gitea.remove_runner(id);
-    let seed = runner_broker::sandbox::gitea::RunnerSeed {
+    let seed = RunnerSeed {
         id: Some(id + 7),
         uuid: Some(runner.credentials.uuid.clone()),
         token: Some(runner.credentials.token.clone()),
         ..Default::default()
     };
     gitea.add_runner(seed.clone());
-    gitea.add_runner(runner_broker::sandbox::gitea::RunnerSeed {
-        id: Some(id),
-        uuid: None,
-        token: None,
-        ..seed
-    });
+    gitea.add_runner(RunnerSeed { id: Some(id), uuid: None, token: None, ..seed });
     let error = deregister(&broker, &live).await.unwrap_err();
     assert!(error.to_string().contains(&format!("by id {}", id + 7)), "{error}");
     assert_eq!(deletions(&gitea), 0);
