@@ -6,12 +6,13 @@ use runner_broker::broker::{Reason, RecordState};
 use runner_broker::connect::gzip;
 use runner_broker::lifecycle::Timing;
 use runner_broker::sandbox::gitea::{Answer, Effect, Options, Route, StandInGitea, When};
-use runner_broker::sandbox::runner::{Pace, RpcError, Runner};
+use runner_broker::sandbox::runner::{Pace, RpcError, Runner, StandInRunner};
 use runner_broker::store::EventFilter;
 use secrecy::ExposeSecret;
 
 use crate::capture::Capture;
 use crate::deregister::{deletions, join};
+use crate::scripted::scripted;
 use crate::support::{Broker, Site, eventually, gitea, quick};
 
 const UNREGISTERED: &str = r#"{"code":"unknown","message":"rpc error: code = Unauthenticated desc = unregistered runner"}"#;
@@ -172,7 +173,7 @@ async fn several_at_once_are_gitea_in_doubt_and_all_are_found_after_its_restore(
     scene.gitea.restore(&empty);
     let (first, second) = tokio::join!(told(&runners[0]), told(&runners[1]));
     assert_eq!([first.as_str(), second.as_str()], ["503 unavailable"; 2]);
-    // Far longer than one alone is given, and the REST API says 404 for each.
+    // Time passes, far more than one alone is given, and the REST API says 404 for each.
     for _ in 0..10 {
         for runner in &runners {
             assert_eq!(told(runner).await, "503 unavailable");
@@ -283,4 +284,25 @@ async fn one_on_its_way_out_is_told_so_and_strangers_have_giteas_words() {
     let mut stranger = runner.moved_to(&scene.broker.url);
     stranger.credentials.uuid = "00000000-0000-4000-8000-000000000000".into();
     assert_eq!(told(&stranger).await, "500 unknown");
+}
+
+#[tokio::test]
+async fn an_error_of_unknown_length_passes_whole_however_long_it_is() {
+    let (mut gitea, _spare, _site, broker) = scripted().await;
+    for pieces in [1, 2, 3, 40] {
+        let program = StandInRunner::new(&broker.url);
+        let asking = tokio::spawn(async move {
+            let headers = [("x-runner-uuid", "u"), ("x-runner-token", "t")];
+            let path = "/api/actions/runner.v1.RunnerService/FetchTask";
+            program.call(path, "application/proto", &headers, "").await.unwrap()
+        });
+        let (wire, _) = gitea.asked().await;
+        let head = "HTTP/1.1 500 No\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let piece: Vec<u8> = (0..32 * 1024).map(|n| b'a' + (n % 23) as u8).collect();
+        let chunk = [b"8000\r\n", &piece[..], b"\r\n"].concat();
+        gitea.answer(wire, [head.as_bytes(), &chunk.repeat(pieces), b"0\r\n\r\n"].concat()).await;
+        let answer = asking.await.unwrap();
+        assert_eq!(answer.status, 500);
+        assert!(answer.body == piece.repeat(pieces), "{pieces}");
+    }
 }
