@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::broker::policy::Refusal;
-use crate::lifecycle::{DeregisterError, TokenError};
+use crate::lifecycle::{AdoptError, DeregisterError, TokenError};
 use crate::store::StoreError;
 
 /// No token has the id that was asked for.
@@ -20,6 +20,10 @@ pub const UNKNOWN_TOKEN: &str = "unknown-token";
 pub const UNKNOWN_RUNNER: &str = "unknown-runner";
 /// Several runners have the name that was asked for.
 pub const AMBIGUOUS_RUNNER: &str = "ambiguous-runner";
+/// Gitea has not told the id of an adopted runner.
+pub const NOT_TOLD: &str = "not-told";
+/// The broker knows the runner that was to be adopted.
+pub const KNOWN_RUNNER: &str = "known-runner";
 
 /// An error of the admin listener or the Unix socket. Never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -214,6 +218,9 @@ impl From<DeregisterError> for Problem {
                 (StatusCode::CONFLICT, "no-api-token", "The broker has no API token")
             }
             DeregisterError::Busy(_) => (StatusCode::CONFLICT, "busy", "The runner has a task"),
+            DeregisterError::NotTold | DeregisterError::NotMoved => {
+                (StatusCode::CONFLICT, NOT_TOLD, "Too little is known of the runner yet")
+            }
             DeregisterError::Refused(_) => {
                 (StatusCode::BAD_GATEWAY, "refused", "Gitea did not delete the runner")
             }
@@ -221,6 +228,37 @@ impl From<DeregisterError> for Problem {
                 (StatusCode::SERVICE_UNAVAILABLE, "unreachable", "Gitea cannot be asked")
             }
             DeregisterError::Store(error) => return error.into(),
+        };
+        Self::new(status, kind, title, detail)
+    }
+}
+
+impl From<AdoptError> for Problem {
+    fn from(error: AdoptError) -> Self {
+        let detail = error.to_string();
+        let (status, kind, title) = match error {
+            AdoptError::Invalid(wrong) => {
+                let errors = wrong
+                    .into_iter()
+                    .map(|(field, detail)| FieldError { field: field.into(), detail })
+                    .collect();
+                let title = "Such a runner cannot be";
+                let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", title, detail);
+                return Self { errors, ..problem };
+            }
+            AdoptError::Known => (StatusCode::CONFLICT, KNOWN_RUNNER, "The runner is known"),
+            AdoptError::Taken => (StatusCode::CONFLICT, "taken", "The uuid is another runner's"),
+            AdoptError::Full => (StatusCode::CONFLICT, "too-many", "Too many adopted runners"),
+            AdoptError::Unregistered => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "unregistered", "Gitea does not know the runner")
+            }
+            AdoptError::Unreachable(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unreachable", "Gitea cannot be asked")
+            }
+            AdoptError::Draining => {
+                (StatusCode::SERVICE_UNAVAILABLE, "draining", "The broker is shutting down")
+            }
+            AdoptError::Store(error) => return error.into(),
         };
         Self::new(status, kind, title, detail)
     }

@@ -6,6 +6,7 @@ pub mod deregistration;
 pub mod event;
 pub mod forwarded;
 pub mod limiter;
+pub mod lost;
 pub mod policy;
 pub mod registration;
 pub mod runner;

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Failure, SettingsArgs};
+use crate::admin::problem::Problem;
 use crate::gitea::escape;
 use crate::net::upstream::read_limited;
 use remote::Remote;
@@ -113,12 +114,22 @@ impl Broker {
         path: &str,
         content: &impl Serialize,
     ) -> Result<T, Failure> {
-        let content =
-            serde_json::to_vec(content).map_err(|error| Failure::new(Failure::INTERNAL, error))?;
-        let mut request = request(Method::POST, path, content.into())?;
-        let json = HeaderValue::from_static("application/json");
-        request.headers_mut().insert(CONTENT_TYPE, json);
-        answer::read(self.send(request, QUICK).await?, &self.way)
+        answer::read(self.send_json(path, content, QUICK).await?, &self.way)
+    }
+
+    /// As [`post`](Self::post), for what asks Gitea on the way; where the answer is this kind of problem, there
+    /// is nothing to do.
+    pub(super) async fn post_unless<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        content: &impl Serialize,
+        problem: &str,
+    ) -> Result<Option<T>, Failure> {
+        let answer = self.send_json(path, content, SLOW).await?;
+        match serde_json::from_slice::<Problem>(answer.body()) {
+            Ok(told) if told.is(problem) => Ok(None),
+            _ => answer::read(answer, &self.way).map(Some),
+        }
     }
 
     /// Asks for a list, page after page, up to `most` records.
@@ -168,6 +179,20 @@ impl Broker {
             Way::Socket(path) => Some(path),
             Way::Remote(_) => None,
         }
+    }
+
+    async fn send_json(
+        &self,
+        path: &str,
+        content: &impl Serialize,
+        limit: Duration,
+    ) -> Result<Response<Bytes>, Failure> {
+        let content =
+            serde_json::to_vec(content).map_err(|error| Failure::new(Failure::INTERNAL, error))?;
+        let mut request = request(Method::POST, path, content.into())?;
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(CONTENT_TYPE, json);
+        self.send(request, limit).await
     }
 
     async fn send(

@@ -1,5 +1,7 @@
 //! `runner`: the runners that came by this broker.
 
+mod adopt;
+
 use std::time::SystemTime;
 
 use hyper::Method;
@@ -10,7 +12,7 @@ use super::{Failure, block_on, complain, print};
 use crate::admin::view::Runner;
 use crate::gitea::escape;
 
-/// List, show and deregister runners
+/// List, show, adopt and deregister runners
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -60,12 +62,14 @@ enum Command {
         #[command(flatten)]
         broker: BrokerArgs,
     },
+    Adopt(adopt::AdoptArgs),
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::List { broker, token, json } => list(broker, token.as_deref(), *json),
         Command::Show { broker, id, json } => show(broker, id, *json),
+        Command::Adopt(args) => adopt::run(args),
         Command::Deregister { broker, id, cancel_task } => deregister(broker, id, *cancel_task),
     }
 }

@@ -67,6 +67,17 @@ pub fn is_unregistered(error: &ConnectError) -> bool {
     }
 }
 
+/// Whether an answer is Gitea's own word that it does not know the runner. What a proxy in front of Gitea
+/// answers in its name is none: its status and its code do not go together.
+#[must_use]
+pub fn says_unregistered(status: StatusCode, body: &[u8]) -> bool {
+    let Ok(body) = object_from_json::<Body>(body) else { return false };
+    Code::from_str(&body.code).is_some_and(|code| {
+        code.http_status() == status
+            && is_unregistered(&ConnectError::new(code, body.message.unwrap_or_default()))
+    })
+}
+
 /// The kinds of error that Connect knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -268,6 +279,27 @@ mod tests {
         assert!(!is_unregistered(&recorded("register-token-not-found").unwrap()));
         assert!(!is_unregistered(&ConnectError::new(Code::Internal, "unregistered runner")));
         assert!(!is_unregistered(&ConnectError::new(Code::Unknown, "database is locked")));
+    }
+
+    #[test]
+    fn only_gitea_itself_says_unregistered() {
+        let response = exchange("fetch-task-unregistered").response;
+        assert!(says_unregistered(response.status(), &response.body()));
+        let real = ConnectError::new(Code::Unauthenticated, "unregistered runner").to_json();
+        assert!(says_unregistered(StatusCode::UNAUTHORIZED, &real));
+        for status in [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::INTERNAL_SERVER_ERROR] {
+            assert!(!says_unregistered(status, &real), "{status}");
+        }
+        for body in [
+            &b"<html>sign in</html>"[..],
+            br#"{"message":"unregistered runner"}"#,
+            br#"{"code":401,"message":"unregistered runner"}"#,
+            br#"{"code":"UNAUTHORIZED","message":"sign in"}"#,
+            br#"{"code":"unknown","message":"unregistered runner"}"#,
+            b"",
+        ] {
+            assert!(!says_unregistered(StatusCode::UNAUTHORIZED, body));
+        }
     }
 
     #[test]

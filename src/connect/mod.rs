@@ -17,4 +17,4 @@ mod wire;
 
 pub use codec::{Codec, decode, encode};
 pub use compression::{Encoding, gunzip, gzip};
-pub use error::{Code, ConnectError, is_unregistered};
+pub use error::{Code, ConnectError, is_unregistered, says_unregistered};

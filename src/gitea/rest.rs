@@ -115,6 +115,20 @@ impl GiteaClient {
         }
     }
 
+    /// Reads one runner; `None`: there is none of this id, or the token may not see it.
+    pub async fn get_runner(
+        &self,
+        scope: &Scope,
+        id: i64,
+    ) -> Result<Option<RestRunner>, RestError> {
+        let path = format!("{}/{id}", runners_path(scope));
+        let answer = self.rest(Method::GET, scope, &path).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(None),
+            _ => decoded(&answer).map(Some),
+        }
+    }
+
     /// Reads one page of a scope's runners; pages count from 1.
     pub async fn list_page(&self, scope: &Scope, page: u32) -> Result<RunnerPage, RestError> {
         self.list(scope, page, PAGE_SIZE).await

@@ -161,6 +161,17 @@ impl GiteaClient {
         answer.map(|_| ())
     }
 
+    /// Asks whether Gitea knows these credentials, by showing them.
+    pub async fn knows(&self, credentials: &Credentials) -> Result<bool, CallError> {
+        match self.show(credentials).await {
+            Ok(()) => Ok(true),
+            Err(CallError::Unregistered) => Ok(false),
+            // Only after it has taken the credentials does Gitea look for the task.
+            Err(CallError::Refused(error)) if error.message.contains("get task:") => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Asks a broker in Gitea's place to deregister a runner; Gitea itself has no such call.
     pub async fn deregister(&self, credentials: &Credentials) -> Result<(), CallError> {
         let mut message = DeregisterRequest {
@@ -215,8 +226,8 @@ impl GiteaClient {
         credentials: Option<&Credentials>,
     ) -> Result<A, CallError>
     where
-        Q: Message + Serialize,
-        A: Message + Default + DeserializeOwned,
+        Q: Message,
+        A: Message + Default,
     {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, Codec::Proto.header_value());
@@ -228,7 +239,7 @@ impl GiteaClient {
             headers.insert(RUNNER_TOKEN, header_of(credentials.token.expose_secret())?);
         }
         let deadline = Instant::now() + CALL_LIMIT;
-        let body = connect::encode(Codec::Proto, message).into();
+        let body = message.encode_to_vec().into();
         let request = self.post(method, headers, body);
         let response =
             self.upstream.send(request, CALL_LIMIT).await.map_err(CallError::Unreachable)?;
@@ -242,9 +253,10 @@ impl GiteaClient {
                 Err(CallError::Unregistered)
             }
             Some(error) => Err(CallError::Refused(error)),
-            None => {
-                decoded(Codec::Proto, &answer).ok_or_else(|| CallError::Garbage(answer.describe()))
-            }
+            None => is_message(Codec::Proto, &answer)
+                .then(|| A::decode(&*answer.body).ok())
+                .flatten()
+                .ok_or_else(|| CallError::Garbage(answer.describe())),
         }
     }
 
@@ -287,10 +299,12 @@ fn refused_by_proxy(sentence: String) -> RegisterFailure {
 }
 
 fn decoded<M: Message + Default + DeserializeOwned>(codec: Codec, answer: &Answer) -> Option<M> {
+    is_message(codec, answer).then(|| connect::decode(codec, &answer.body).ok()).flatten()
+}
+
+fn is_message(codec: Codec, answer: &Answer) -> bool {
     let said = Codec::from_content_type(answer.headers.get(CONTENT_TYPE));
-    (answer.status.is_success() && said == Some(codec))
-        .then(|| connect::decode(codec, &answer.body).ok())
-        .flatten()
+    answer.status.is_success() && said == Some(codec)
 }
 
 fn header_of(secret: &str) -> Result<HeaderValue, CallError> {

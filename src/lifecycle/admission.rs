@@ -85,7 +85,7 @@ impl Lifecycle {
             // A stranger's is Gitea's to refuse, and fills no audit trail.
             if let Some(live) = live {
                 self.note_event(Event {
-                    token_id: Some(live.parent_id.clone()),
+                    token_id: Some(live.parent_id.clone()).filter(|id| !id.is_empty()),
                     runner_id: Some(live.id()),
                     runner: Some(live.record().name),
                     peer: Some(peer),

@@ -11,7 +11,7 @@ use super::Lifecycle;
 use super::roster::Live;
 use super::tokens::By;
 use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_delete};
-use crate::broker::{Credentials, Event, Intent, Reason, RecordState, What};
+use crate::broker::{Credentials, Event, Intent, Origin, Reason, RecordState, What};
 use crate::gitea::{CallError, DeleteAnswer, RestError, token_scope};
 use crate::store::StoreError;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
@@ -41,6 +41,15 @@ pub enum DeregisterError {
     /// Deleting it would strand its task.
     #[error("the runner has task {0} in hand: wait for its end, or have the task cancelled")]
     Busy(i64),
+    /// It was adopted, and Gitea has not told its id.
+    #[error(
+        "Gitea's id of this runner is not known yet: it is told when the runner declares itself (restart \
+         the runner)"
+    )]
+    NotTold,
+    /// It was adopted ahead, and may be at work straight at Gitea.
+    #[error("the runner was adopted and has not called through the broker yet: it is kept")]
+    NotMoved,
     /// Gitea said no, or something else than expected.
     #[error("{0}")]
     Refused(String),
@@ -57,7 +66,7 @@ impl DeregisterError {
         match self {
             Self::NoApiToken(_) => Outcome::NoApiToken,
             Self::Busy(_) => Outcome::Busy,
-            Self::Refused(_) | Self::Store(_) => Outcome::Refused,
+            Self::NotTold | Self::NotMoved | Self::Refused(_) | Self::Store(_) => Outcome::Refused,
             Self::Unreachable(_) => Outcome::Unreachable,
         }
     }
@@ -140,7 +149,12 @@ impl Lifecycle {
         }
     }
 
-    fn tell(&self, live: &Live, reason: Reason, result: &Result<Option<Outcome>, DeregisterError>) {
+    pub(super) fn tell(
+        &self,
+        live: &Live,
+        reason: Reason,
+        result: &Result<Option<Outcome>, DeregisterError>,
+    ) {
         let record = live.record();
         let (runner, id, reason_word) = (&record.name, record.upstream.id, reason.as_str());
         match result {
@@ -177,6 +191,7 @@ impl Lifecycle {
         force: Force,
         by: By,
     ) -> Result<Option<Outcome>, DeregisterError> {
+        spare_adopted(live, reason)?;
         spare_busy(live, force)?;
         if self.gitea.tokens().api.is_none() {
             if !Self::parks(reason) {
@@ -239,6 +254,7 @@ impl Lifecycle {
         self.store.set_state(live.record_id, state, Some(event)).await?;
         let rested = live.is_resting();
         live.set_state(state);
+        self.lost().remove(live.record_id, std::time::Instant::now());
         match reason.is_revivable() {
             true => self.roster.lay_down(live),
             false => self.roster.remove(live),
@@ -306,9 +322,13 @@ impl Lifecycle {
         state: RecordState,
         force: Force,
     ) -> Result<Option<Outcome>, DeregisterError> {
-        let id = live.id();
         self.cancel_tasks(live).await?;
-        match before_delete(self.prove(live).await?, id) {
+        let proof = self.prove(live).await?;
+        let id = match (live.id(), proof) {
+            (0, Proof::Id(named)) => named,
+            (id, _) => id,
+        };
+        match before_delete(proof, id) {
             Step::Delete => {}
             Step::Gone => return Ok(Some(Outcome::AlreadyGone)),
             Step::OtherId(other) => {
@@ -434,6 +454,18 @@ impl Lifecycle {
                 _ => None,
             })
             .collect()
+    }
+}
+
+/// Of an adopted runner less is known. One that asks itself tells its id by the Declare that proves it.
+fn spare_adopted(live: &Live, reason: Reason) -> Result<(), DeregisterError> {
+    if live.origin == Origin::Adopted && reason.is_revivable() && !live.spoke() {
+        return Err(DeregisterError::NotMoved);
+    }
+    match (live.id(), reason) {
+        (0, Reason::Runner) => Ok(()),
+        (0, _) => Err(DeregisterError::NotTold),
+        _ => Ok(()),
     }
 }
 

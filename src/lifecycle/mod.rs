@@ -2,6 +2,7 @@
 //! of them after a crash or a lost answer.
 
 mod admission;
+mod adopt;
 mod audit;
 mod declared;
 mod deregister;
@@ -9,6 +10,7 @@ mod desk;
 mod enrollment;
 mod exchange;
 mod hand_on;
+mod lost;
 mod park;
 mod random;
 mod register;
@@ -30,6 +32,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
+pub use adopt::{AdoptError, Adoption, Stranger};
 pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
 pub use enrollment::{Enrollment, Identified};
@@ -42,6 +45,7 @@ pub use upkeep::{STATES, UNCLEAR};
 
 use crate::broker::claims::CLAIM_TIMEOUT;
 use crate::broker::limiter::Limiter;
+use crate::broker::lost::Lost;
 use crate::broker::{Event, Token};
 use crate::config::Settings;
 use crate::gitea::{GiteaClient, REGISTER_LIMIT};
@@ -69,6 +73,8 @@ pub struct Timing {
     pub flush: Duration,
     /// How often Gitea and the API token are tried.
     pub probe: Duration,
+    /// How long a runner is kept that Gitea says it does not know. The REST API is asked six times in it.
+    pub lost: Duration,
 }
 
 impl Default for Timing {
@@ -80,6 +86,7 @@ impl Default for Timing {
             retry: Duration::from_secs(1),
             flush: Duration::from_secs(2),
             probe: Duration::from_secs(30),
+            lost: Duration::from_secs(60),
         }
     }
 }
@@ -124,6 +131,9 @@ pub struct Lifecycle {
     /// What the last probe of the API token found.
     token_valid: Mutex<Option<bool>>,
     writable: tokio::sync::Mutex<upkeep::Writable>,
+    /// Those that Gitea says it does not know.
+    lost: Mutex<Lost>,
+    adopting: adopt::Adopting,
 }
 
 impl Lifecycle {
@@ -162,6 +172,8 @@ impl Lifecycle {
             since_pruned: AtomicUsize::new(0),
             token_valid: Mutex::default(),
             writable: tokio::sync::Mutex::default(),
+            lost: Mutex::default(),
+            adopting: adopt::Adopting::default(),
         };
         for StoredToken { token, secrets } in lifecycle.store.tokens().await? {
             let id = token.id.clone();
@@ -176,7 +188,10 @@ impl Lifecycle {
             if !record.state.is_resting() {
                 lifecycle.enrollment.joined(&record.parent_id);
             }
-            lifecycle.roster.insert(record);
+            let live = lifecycle.roster.insert(record);
+            if live.is_lost() {
+                lifecycle.lost().add(live.record_id, Instant::now());
+            }
         }
         let revive_within = lifecycle.settings.load().lease.revive_within;
         let since = SystemTime::now().checked_sub(revive_within).unwrap_or(SystemTime::UNIX_EPOCH);

@@ -49,6 +49,7 @@ impl Lifecycle {
         };
         self.store.set_state(live.record_id, state, Some(event)).await?;
         live.set_state(state);
+        self.lost().remove(live.record_id, std::time::Instant::now());
         self.enrollment.left(&live.parent_id);
         self.has_moved();
         info!(

@@ -245,6 +245,29 @@ impl Live {
         self.inner().record.state
     }
 
+    /// Whether its record has ended, never to be woken.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.state(), RecordState::Ended(reason) if !reason.is_revivable())
+    }
+
+    /// Moves its record on where it still stands at `from`; the store has that with the next batch.
+    pub(super) fn shift(&self, from: RecordState, to: RecordState) -> bool {
+        let mut inner = self.inner();
+        let shifts = inner.record.state == from;
+        if shifts {
+            inner.record.state = to;
+            inner.state_touched = true;
+        }
+        shifts
+    }
+
+    /// Whether Gitea says that it does not know it.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.state() == RecordState::Lost
+    }
+
     /// Whether its deregistration was begun.
     #[must_use]
     pub fn is_deregistering(&self) -> bool {
@@ -423,6 +446,22 @@ impl Roster {
     #[must_use]
     pub fn is_apart(&self, uuid: &str) -> bool {
         self.read().apart.contains(&*small(uuid))
+    }
+
+    /// Whether a runner shows this uuid, or Gitea knows one by it.
+    #[must_use]
+    pub(super) fn knows(&self, uuid: &str) -> bool {
+        let uuid = small(uuid);
+        let known = self.read();
+        known.live.contains_key(&*uuid)
+            || known.asleep.contains_key(&*uuid)
+            || known.apart.contains(&*uuid)
+    }
+
+    /// How many of the live ones are of this origin.
+    #[must_use]
+    pub(super) fn count(&self, origin: Origin) -> usize {
+        self.read().live.values().filter(|live| live.origin == origin).count()
     }
 
     /// Makes a path a runner's own. It is another's already: that one's id.

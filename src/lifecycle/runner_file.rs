@@ -116,14 +116,14 @@ impl Lifecycle {
         }
     }
 
-    /// After a crash between record and file: the file is written now.
+    /// After a crash between record and file: the file is written now. One that was adopted has its own.
     pub(super) async fn write_missing_files(&self) {
-        for live in self.roster.all() {
+        for live in self.roster.all().iter().filter(|live| live.origin != Origin::Adopted) {
             let record = live.record();
             // One that was registered anew is declared after its file is written.
-            let new = !record.spoke || (record.declare_due && record.origin != Origin::Adopted);
+            let new = !record.spoke || record.declare_due;
             if record.file.is_none() && new && record.state == RecordState::Active {
-                self.write_file(&live).await;
+                self.write_file(live).await;
             }
         }
     }

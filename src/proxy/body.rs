@@ -65,7 +65,7 @@ impl Body for ProxyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_none(),
-            Self::Stream(body) | Self::Watched(body, _) => body.body.is_end_stream(),
+            Self::Stream(body) | Self::Watched(body, _) => body.is_end_stream(),
         }
     }
 
@@ -74,13 +74,16 @@ impl Body for ProxyBody {
             Self::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Stream(body) | Self::Watched(body, _) => body.body.size_hint(),
+            Self::Stream(body) | Self::Watched(body, _) => body.size_hint(),
         }
     }
 }
 
 /// Gitea's body. Each wait for its next piece has an end, after once to twice the limit.
 pub struct Patient {
+    /// What was read of it already, and how that ended where it broke.
+    read: Option<Bytes>,
+    broke: Option<hyper::Error>,
     body: Incoming,
     limit: Duration,
     /// Made at the first wait: most answers come in one piece with their head.
@@ -92,13 +95,45 @@ pub struct Patient {
 impl Patient {
     /// A body that may pause for `limit`.
     pub(super) fn new(body: Incoming, limit: Duration) -> Self {
-        Self { body, limit, timer: None, moved: false }
+        Self::after(Bytes::new(), None, body, limit)
+    }
+
+    /// The same, of which some was read already.
+    pub(super) fn after(
+        read: Bytes,
+        broke: Option<hyper::Error>,
+        body: Incoming,
+        limit: Duration,
+    ) -> Self {
+        let read = (!read.is_empty()).then_some(read);
+        Self { read, broke, body, limit, timer: None, moved: false }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_none() && self.broke.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.body.size_hint();
+        let read = self.read.as_ref().map_or(0, |read| read.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(read));
+        }
+        hint
     }
 
     fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(read) = self.read.take() {
+            return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
+        if let Some(error) = self.broke.take() {
+            return Poll::Ready(Some(Err(BodyError::Gitea(error))));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             self.moved = true;
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Gitea)));

@@ -45,10 +45,10 @@ impl Connection {
         }
         let uuid = headers.get("x-runner-uuid")?.to_str().ok()?;
         let token = headers.get("x-runner-token")?.as_bytes();
-        let known = inner
-            .runners
-            .iter()
-            .find(|live| live.presented.uuid == uuid && live.presented.token_is(token));
+        // One whose record has ended for good may be another record's by now.
+        let known = inner.runners.iter().find(|live| {
+            live.presented.uuid == uuid && live.presented.token_is(token) && !live.is_over()
+        });
         let live = match known {
             Some(live) => Arc::clone(live),
             None => {

@@ -7,14 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
-};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use super::answer::Caller;
 use super::body::ProxyBody;
 use super::connection::Connection;
 use super::headers;
@@ -52,6 +51,7 @@ impl Proxy {
         connection: &Connection,
         request: Request<Incoming>,
         live: Option<Arc<Live>>,
+        caller: Caller,
     ) -> Response<ProxyBody> {
         if request.method() != Method::POST {
             self.malformed(route, connection, "it is no POST");
@@ -66,7 +66,7 @@ impl Proxy {
         };
         let answer = match route {
             Route::Register => self.register(connection, call).await,
-            Route::Declare => self.declare(connection, call, live).await,
+            Route::Declare => self.declare(connection, call, live, caller).await,
             _ => self.deregister(connection, call).await,
         };
         answer.unwrap_or_else(refuse)
@@ -94,11 +94,7 @@ impl Proxy {
         let peer = self.peer(connection, &call.parts.headers);
         let token = self.lifecycle.admit(&request, peer)?;
         let Parts { headers: mut passed, .. } = call.parts;
-        let dialled = passed
-            .get(HOST)
-            .and_then(|host| host.to_str().ok())
-            .filter(|host| host.parse::<hyper::http::uri::Authority>().is_ok())
-            .map(str::to_owned);
+        let dialled = headers::dialled(&passed);
         headers::clean_request(&mut passed);
         // The message changes on its way, and the answer is read here.
         for name in [CONTENT_LENGTH, CONTENT_ENCODING, ACCEPT_ENCODING] {
@@ -138,6 +134,7 @@ impl Proxy {
         connection: &Connection,
         call: Call,
         live: Option<Arc<Live>>,
+        caller: Caller,
     ) -> Result<Response<ProxyBody>, ConnectError> {
         let request: DeclareRequest = decode(call.codec, &call.message)
             .inspect_err(|error| self.malformed(Route::Declare, connection, &error.message))?;
@@ -145,21 +142,50 @@ impl Proxy {
         self.lifecycle.admit_labels(live.as_deref(), &request.labels, peer)?;
         let response =
             self.send(call.parts, OutBody::Full(Some(call.raw)), live.as_deref()).await?;
-        if let (Some(live), StatusCode::OK) = (live, response.status()) {
-            live.declared(&request.version, &request.labels);
-            info!(
-                id = live.id(),
-                labels = request.labels.join(","),
-                version = request.version,
-                "runner declared"
-            );
-            let stored =
-                self.lifecycle.store.declare(live.record_id, request.labels, request.version).await;
-            if let Err(error) = stored {
-                error!(%error, id = live.id(), "the store did not take a runner's labels");
-            }
+        if response.status() != StatusCode::OK {
+            return Ok(self.refused(caller, response).await);
         }
-        Ok(self.stream(response))
+        let DeclareRequest { labels, version } = request;
+        match caller {
+            Caller::Known(live) => {
+                self.lifecycle.accepted(&live);
+                Ok(self.declared(&live, labels, version, response).await)
+            }
+            Caller::Stranger(stranger) => {
+                let (runner, response) = self.named(response).await;
+                let told = runner.map(|runner| Runner { labels, version, ..runner });
+                self.lifecycle.adopt_soon(stranger, told);
+                Ok(response)
+            }
+            Caller::Nobody => Ok(self.stream(response)),
+        }
+    }
+
+    /// Gitea accepted the Declare of a runner that the broker knows.
+    async fn declared(
+        &self,
+        live: &Live,
+        labels: Vec<String>,
+        version: String,
+        response: Response<Incoming>,
+    ) -> Response<ProxyBody> {
+        let lifecycle = &self.lifecycle;
+        let (runner, response) = match live.id() {
+            0 => self.named(response).await,
+            _ => (None, self.stream(response)),
+        };
+        let (told, tells) = (labels.join(","), version.clone());
+        let stored = async {
+            if let Some(runner) = runner {
+                lifecycle.named(live, &runner).await?;
+            }
+            lifecycle.declared(live, labels, version).await
+        };
+        if let Err(error) = stored.await {
+            error!(%error, id = live.id(), "the store did not take what a runner declared");
+        }
+        info!(id = live.id(), labels = told, version = tells, "runner declared");
+        response
     }
 
     /// The runner's own token decides which runner is meant; the request's id decides nothing.
@@ -271,7 +297,9 @@ fn unreadable(error: ConnectError) -> Response<ProxyBody> {
 fn deregister_failed(error: &DeregisterError) -> ConnectError {
     let code = match error {
         DeregisterError::NoApiToken(_) | DeregisterError::Busy(_) => Code::FailedPrecondition,
-        DeregisterError::Refused(_) => Code::FailedPrecondition,
+        DeregisterError::NotTold | DeregisterError::NotMoved | DeregisterError::Refused(_) => {
+            Code::FailedPrecondition
+        }
         DeregisterError::Unreachable(_) | DeregisterError::Store(_) => Code::Unavailable,
     };
     ConnectError::new(code, error.to_string())

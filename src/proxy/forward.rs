@@ -9,6 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use tracing::{debug, warn};
 
+use super::answer::Caller;
 use super::body::{Patient, ProxyBody};
 use super::headers;
 use super::route::Route;
@@ -29,6 +30,7 @@ impl Proxy {
         route: Route,
         request: Request<Incoming>,
         live: Option<Arc<Live>>,
+        caller: Caller,
     ) -> Response<ProxyBody> {
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
@@ -44,7 +46,11 @@ impl Proxy {
             _ => None,
         };
         match self.send(parts, body, asks.as_deref()).await {
-            Ok(response) => self.watch(response, watched),
+            Ok(response) if response.status() == StatusCode::OK => {
+                self.accepted(caller);
+                self.watch(response, watched)
+            }
+            Ok(response) => self.refused(caller, response).await,
             Err(error) => super::service::refuse(error),
         }
     }
@@ -133,7 +139,7 @@ impl Proxy {
     /// An answer that is looked at as it passes, where it is one that can be.
     fn watch(&self, response: Response<Incoming>, watched: Option<Watched>) -> Response<ProxyBody> {
         let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
-        let (Some(call), Some(codec), StatusCode::OK) = (watched, codec, response.status()) else {
+        let (Some(call), Some(codec)) = (watched, codec) else {
             return self.stream(response);
         };
         let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");

@@ -20,6 +20,15 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
     clean(headers, is_hop_by_hop);
 }
 
+/// Host and port at which the client dialled the broker, where it tells them.
+pub(super) fn dialled(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .filter(|host| host.parse::<hyper::http::uri::Authority>().is_ok())
+        .map(str::to_owned)
+}
+
 fn clean(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     // Most requests have none of them: nothing is allocated then.
     let mut doomed: Vec<HeaderName> =

@@ -1,5 +1,6 @@
 //! The runners' listener: what comes in is told apart, refused, decided or passed on.
 
+mod answer;
 mod body;
 mod connection;
 mod decide;

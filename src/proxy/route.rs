@@ -109,6 +109,18 @@ pub fn classify(path: &str, base: &str) -> Class {
     }
 }
 
+/// Whether a plain path is a call of the runners' service that Gitea answers, also one that is not known here.
+#[must_use]
+pub(super) fn is_runners_call(route: Route, path: &str, base: &str) -> bool {
+    match route {
+        Route::FetchTask | Route::UpdateLog | Route::UpdateTask | Route::Declare => true,
+        Route::Other => path
+            .strip_prefix(base)
+            .is_some_and(|path| path.starts_with("/api/actions/runner.v1.RunnerService/")),
+        _ => false,
+    }
+}
+
 /// The route of a path that is none of the runner's calls, for the metrics only.
 fn passed(path: &str) -> Route {
     if path.starts_with("/api/actions_pipeline/") || path.starts_with("/twirp/") {

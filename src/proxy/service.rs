@@ -82,6 +82,7 @@ impl Proxy {
         {
             self.lifecycle.declare_soon(live);
         }
+        let caller = self.caller(route, &connection, &request, live.as_ref());
         let response = match class {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(_) if request.method() == Method::CONNECT => refuse(ConnectError::new(
@@ -89,7 +90,7 @@ impl Proxy {
                 "the broker is no forward proxy: dial it as you would dial Gitea",
             )),
             Class::Plain(route) if route.is_decided() => {
-                self.decide(route, &connection, request, live).await
+                self.decide(route, &connection, request, live, caller).await
             }
             Class::Plain(Route::FetchTask) if self.gets_no_task(live.as_deref()) => {
                 no_task(request.headers().get(CONTENT_TYPE))
@@ -98,7 +99,7 @@ impl Proxy {
                 if let (Route::UpdateLog | Route::UpdateTask, Some(live)) = (route, &live) {
                     live.note(|activity| activity.reports(begun));
                 }
-                self.pass(route, request, live).await
+                self.pass(route, request, live, caller).await
             }
         };
         self.lifecycle.metrics.request(route, response.status(), begun.elapsed());

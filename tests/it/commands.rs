@@ -12,10 +12,10 @@ use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, eventually, gitea
 
 const ADMIN_TOKEN: &str = "admin-token-of-the-tests-0123456789";
 
-struct Shown {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Shown {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Runs a command with this environment alone.
@@ -39,7 +39,7 @@ async fn command(environment: Vec<(String, String)>, arguments: &[&str]) -> Show
 }
 
 /// The same as in the broker's container: its settings are there.
-async fn inside(site: &Site, arguments: &[&str]) -> Shown {
+pub(crate) async fn inside(site: &Site, arguments: &[&str]) -> Shown {
     command(site.environment(), arguments).await
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;
+mod adoption;
 mod api;
 mod attacks;
 mod bad_input;
@@ -16,6 +17,7 @@ mod deregister;
 mod identities;
 mod life;
 mod lost;
+mod lost_runners;
 mod page;
 mod parking;
 mod paths;

@@ -1,5 +1,6 @@
 //! `/api/v1/…`: enrollment tokens, runners, events and the status, for the commands and for programs.
 
+mod adopt;
 mod events;
 mod extract;
 mod openapi;
@@ -40,6 +41,7 @@ fn closed_paths() -> OpenApiRouter<Admin> {
         .routes(routes!(tokens::unpin))
         .routes(routes!(tokens::rotate))
         .routes(routes!(runners::list))
+        .routes(routes!(adopt::adopt))
         .routes(routes!(runners::show, runners::deregister))
         .routes(routes!(events::list))
         .routes(routes!(status::show))

@@ -1,5 +1,6 @@
 //! The runners that came by the broker.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -92,7 +93,7 @@ pub(super) struct How {
     responses(
         (status = 200, description = "The runner as it was", body = Runner),
         (status = 404, description = "No runner has this id, uuid or name"),
-        (status = 409, description = "Several have this name, it has a task, or there is no API token"),
+        (status = 409, description = "Several have this name, it has a task, its id is not told yet, or there is no API token"),
         (status = 502, description = "Gitea did not delete it"),
         (status = 503, description = "Gitea cannot be asked, or the store takes no writes"),
     ),
@@ -118,8 +119,8 @@ fn find(roster: &Roster, wanted: &str) -> Result<Arc<Live>, Problem> {
     let matching = |fits: &dyn Fn(&Live) -> bool| -> Vec<Arc<Live>> {
         all.iter().filter(|live| fits(live)).cloned().collect()
     };
-    let id = wanted.parse();
-    let mut found = matching(&|live| id.as_ref() == Ok(&live.id()));
+    let id = wanted.parse().ok().filter(|id| *id != 0);
+    let mut found = matching(&|live| id == Some(live.id()));
     if found.is_empty() {
         found = matching(&|live| live.presented.uuid == wanted);
     }
@@ -128,23 +129,42 @@ fn find(roster: &Roster, wanted: &str) -> Result<Arc<Live>, Problem> {
     }
     match (found.pop(), found.as_slice()) {
         (Some(live), []) => Ok(live),
+        (None, _) if wanted == "0" => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            UNKNOWN_RUNNER,
+            "No such runner",
+            "an id of 0 is one that Gitea has not told yet: name the runner by its uuid, or restart it, so \
+             that it declares itself",
+        )),
         (None, _) => Err(Problem::new(
             StatusCode::NOT_FOUND,
             UNKNOWN_RUNNER,
             "No such runner",
             format!("no registered runner has the id, uuid or name {wanted:?}"),
         )),
-        (Some(last), others) => {
-            let ids: Vec<_> = others.iter().chain([&last]).map(|live| live.id()).collect();
-            let list = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
-            let mut problem = Problem::new(
-                StatusCode::CONFLICT,
-                AMBIGUOUS_RUNNER,
-                "Several runners have this name",
-                format!("several runners are named {wanted:?}; choose one by its id: {list}"),
-            );
-            problem.ids = ids;
-            Err(problem)
-        }
+        (Some(last), others) => Err(ambiguous(wanted, others.iter().chain([&last]))),
     }
+}
+
+/// Told apart by their ids, where these are known and do not repeat themselves: after Gitea was restored,
+/// they may.
+fn ambiguous<'a>(wanted: &str, found: impl Iterator<Item = &'a Arc<Live>>) -> Problem {
+    let found: Vec<_> = found.collect();
+    let ids: Vec<_> = found.iter().map(|live| live.id()).filter(|id| *id != 0).collect();
+    let distinct = ids.iter().collect::<HashSet<_>>().len() == found.len();
+    let (by, list): (_, Vec<_>) = match distinct {
+        true => ("id", ids.iter().map(i64::to_string).collect()),
+        false => ("uuid", found.iter().map(|live| live.presented.uuid.clone()).collect()),
+    };
+    let mut problem = Problem::new(
+        StatusCode::CONFLICT,
+        AMBIGUOUS_RUNNER,
+        "Several runners have this name",
+        format!(
+            "several runners are named {wanted:?}; choose one by its {by}: {}",
+            list.join(", ")
+        ),
+    );
+    problem.ids = ids;
+    problem
 }

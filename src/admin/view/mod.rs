@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 pub use event::Event;
-pub use runner::Runner;
+pub use runner::{ExistingRunner, Runner};
 pub use status::{Addresses, ApiToken, EnrollmentTokens, Gitea, Status, Store};
 pub use token::{IssuedToken, NewChild, NewToken, Token};
 

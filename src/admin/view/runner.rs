@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::ObjectBuilder;
 
@@ -51,6 +52,43 @@ pub struct Runner {
     pub tasks: Vec<i64>,
     /// The runner file that was written for it.
     pub file: Option<String>,
+}
+
+/// A runner that was registered before, as its runner file tells of it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExistingRunner {
+    /// Gitea's id.
+    #[schema(minimum = 1)]
+    pub id: i64,
+    /// What it shows as its uuid.
+    #[schema(pattern = "^[!-~]{1,64}$")]
+    pub uuid: String,
+    /// What it shows as its token; never shown again.
+    #[serde(serialize_with = "expose", deserialize_with = "secret")]
+    #[schema(value_type = String, format = Password, pattern = "^[!-~]{1,256}$", write_only)]
+    pub token: SecretString,
+    /// The display name.
+    #[serde(default)]
+    #[schema(max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    pub name: String,
+    /// Full labels or bare names.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Removed by Gitea after its one task.
+    #[serde(default)]
+    pub ephemeral: bool,
+}
+
+fn expose<S: Serializer>(token: &SecretString, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(token.expose_secret())
+}
+
+/// What is no text is not quoted.
+fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<SecretString, D::Error> {
+    String::deserialize(from)
+        .map(SecretString::from)
+        .map_err(|_| serde::de::Error::custom("the token is no text"))
 }
 
 impl Runner {

@@ -225,6 +225,30 @@ impl StandInGitea {
     }
 }
 
+/// The runners and tasks of a moment, with the counters that their ids come from.
+#[derive(Clone)]
+pub struct Backup(state::Rows);
+
+impl fmt::Debug for Backup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backup").finish_non_exhaustive()
+    }
+}
+
+// Backups.
+impl StandInGitea {
+    /// Its runners and tasks as they are now.
+    #[must_use]
+    pub fn backup(&self) -> Backup {
+        Backup(self.shared().look(|state| state.backup()))
+    }
+
+    /// Puts them back; ids that were given out since are given out again. Tokens stay.
+    pub fn restore(&self, backup: &Backup) {
+        self.shared().change(|state| state.restore(backup.0.clone()));
+    }
+}
+
 // Tasks.
 impl StandInGitea {
     /// Queues a task of the repository `acme/app` for a runner with all of these labels.

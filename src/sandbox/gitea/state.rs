@@ -54,6 +54,7 @@ struct ApiToken {
     scopes: Vec<String>,
 }
 
+#[derive(Clone)]
 pub(super) struct Runner {
     pub(super) id: i64,
     pub(super) uuid: String,
@@ -67,6 +68,7 @@ pub(super) struct Runner {
     pub(super) reported: Option<Moment>,
 }
 
+#[derive(Clone)]
 pub(super) struct Task {
     pub(super) id: TaskId,
     pub(super) labels: Vec<String>,
@@ -76,6 +78,35 @@ pub(super) struct Task {
     pub(super) runner_id: Option<i64>,
     pub(super) log: Vec<String>,
     pub(super) log_complete: bool,
+}
+
+/// The rows and counters of a moment.
+#[derive(Clone)]
+pub(super) struct Rows {
+    runners: BTreeMap<i64, Runner>,
+    tasks: BTreeMap<TaskId, Task>,
+    versions: BTreeMap<Scope, i64>,
+    last_runner_id: i64,
+    last_task_id: TaskId,
+}
+
+// Backups.
+impl State {
+    pub(super) fn backup(&self) -> Rows {
+        Rows {
+            runners: self.runners.clone(),
+            tasks: self.tasks.clone(),
+            versions: self.versions.clone(),
+            last_runner_id: self.last_runner_id,
+            last_task_id: self.last_task_id,
+        }
+    }
+
+    pub(super) fn restore(&mut self, rows: Rows) {
+        let Rows { runners, tasks, versions, last_runner_id, last_task_id } = rows;
+        *self =
+            Self { runners, tasks, versions, last_runner_id, last_task_id, ..std::mem::take(self) };
+    }
 }
 
 // Tokens.
