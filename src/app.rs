@@ -124,6 +124,7 @@ impl App {
             socket,
             _background: vec![
                 spawn(Arc::clone(&lifecycle).keep_settling()),
+                spawn(Arc::clone(&lifecycle).keep_declaring()),
                 spawn(Arc::clone(&lifecycle).keep_writing()),
                 spawn(Arc::clone(&lifecycle).keep_probing()),
                 spawn(Arc::clone(&lifecycle).keep_pruning()),
@@ -252,6 +253,7 @@ impl App {
         // Not waited for: a disk that hangs must not keep the signals from being heard.
         let lifecycle = Arc::clone(&self.lifecycle);
         tokio::spawn(async move { lifecycle.declare_tokens().await });
+        self.lifecycle.declare_runners();
         // What failed by the old settings may work by the new ones.
         self.lifecycle.settle_soon();
         info!("settings read again");

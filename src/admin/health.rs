@@ -32,7 +32,7 @@ pub(super) async fn readyz(
     RawQuery(query): RawQuery,
 ) -> (StatusCode, String) {
     let lifecycle = &admin.lifecycle;
-    let checks = [
+    let mut checks = vec![
         // Both are bound before this listener answers.
         Check::new("listening", Ok(format!("at {}", admin.runners))),
         Check::new("store", lifecycle.store_writable().await.map(|()| "writable".into())),
@@ -44,6 +44,7 @@ pub(super) async fn readyz(
             },
         ),
     ];
+    checks.extend(lifecycle.declared_runners().map(|state| Check::new("runners", state)));
     let ready = checks.iter().all(|check| check.state.is_ok());
     let verbose = query.is_some_and(|query| {
         query.split('&').any(|pair| pair.split('=').next() == Some("verbose"))

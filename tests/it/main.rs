@@ -12,6 +12,7 @@ mod capture;
 mod commands;
 mod crash;
 mod declared;
+mod declared_runners;
 mod deregister;
 mod life;
 mod lost;
