@@ -140,8 +140,11 @@ pub fn read(target: &Target) -> Result<Option<RunnerFile>, FileError> {
     Ok(read.and_then(|(_, content)| RunnerFile::parse(&content).ok()))
 }
 
-/// What is in the file, with its folder; `None` where there is none.
-fn content(target: &Target) -> Result<Option<(OwnedFd, Zeroizing<Vec<u8>>)>, FileError> {
+/// The folder of a file, and what is in the file.
+type Found = (OwnedFd, Zeroizing<Vec<u8>>);
+
+/// What is there; `None` where there is none.
+fn content(target: &Target) -> Result<Option<Found>, FileError> {
     let path = target.path();
     let (_, name) = target.folders_and_file();
     let Some(folder) = open_folder(target, None)? else { return Ok(None) };

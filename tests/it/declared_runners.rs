@@ -7,7 +7,7 @@ use std::sync::Arc;
 use runner_broker::broker::{Origin, Reason, RecordState, What};
 use runner_broker::connect::messages::TaskResult;
 use runner_broker::lifecycle::{By, Force, Live};
-use runner_broker::sandbox::gitea::{Answer, Effect, Entry, Route, StandInGitea, TaskState, When};
+use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, TaskState, When};
 use runner_broker::sandbox::runner::{Pace, Runner, StandInRunner};
 use runner_broker::shutdown::Signal;
 use runner_broker::store::{EventFilter, Store};
@@ -160,7 +160,9 @@ async fn changed_labels_reach_gitea_and_the_file() {
     // A file that is gone or broken is made anew.
     for content in [None, Some("{")] {
         std::fs::remove_file(site.runner_file("one")).unwrap();
-        content.map(|content| std::fs::write(site.runner_file("one"), content).unwrap());
+        if let Some(content) = content {
+            std::fs::write(site.runner_file("one"), content).unwrap();
+        }
         broker.signal(Signal::Reload).await;
         eventually("it is there", async || {
             std::fs::read_to_string(site.runner_file("one")).is_ok_and(|text| text.len() > 2)
@@ -382,13 +384,10 @@ async fn a_folder_that_is_missing_or_not_writable_is_told_and_registers_nobody()
         readyz(&broker, "").await.body.contains("one: making /proc/one failed: ")
     })
     .await;
-    eventually("it is tried again", async || other.journal().count(is_declare) > 2).await;
+    let tried = || other.journal().count(|entry| entry.target.ends_with("/Declare"));
+    eventually("it is tried again", async || tried() > 2).await;
     assert_eq!(registers(&other).len(), 1);
     broker.stop().await;
-}
-
-fn is_declare(entry: &Entry) -> bool {
-    entry.target.ends_with("/Declare")
 }
 
 #[tokio::test]
