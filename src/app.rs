@@ -125,6 +125,7 @@ impl App {
             socket,
             _background: vec![
                 spawn(Arc::clone(&lifecycle).keep_settling()),
+                spawn(Arc::clone(&lifecycle).keep_declaring()),
                 spawn(Arc::clone(&lifecycle).keep_writing()),
                 spawn(Arc::clone(&lifecycle).keep_probing()),
                 spawn(Arc::clone(&lifecycle).keep_pruning()),
@@ -259,6 +260,7 @@ impl App {
             lifecycle.declare_tokens().await;
             systemd::reloaded("serving runners by the settings as read again");
         });
+        self.lifecycle.declare_runners();
         // What failed by the old settings may work by the new ones.
         self.lifecycle.settle_soon();
         info!("settings read again");

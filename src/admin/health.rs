@@ -66,7 +66,7 @@ pub(crate) async fn unready(lifecycle: &Lifecycle) -> Option<String> {
 }
 
 async fn checks_of(lifecycle: &Lifecycle) -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         Check::new("store", lifecycle.store_writable().await.map(|()| "writable".into())),
         Check::new(
             "serving",
@@ -75,7 +75,9 @@ async fn checks_of(lifecycle: &Lifecycle) -> Vec<Check> {
                 false => Ok("not ending".into()),
             },
         ),
-    ]
+    ];
+    checks.extend(lifecycle.declared_runners().map(|state| Check::new("runners", state)));
+    checks
 }
 
 struct Check {

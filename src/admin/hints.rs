@@ -3,7 +3,7 @@
 use super::view::{ApiToken, Status};
 
 /// A sentence for each thing that is not as it should be, the worst first. `needs` is the scope that an
-/// API token must have; `declared`: the settings name enrollment tokens.
+/// API token must have; `declared`: the settings name enrollment tokens or runners.
 pub(super) fn hints(status: &Status, needs: &str, declared: bool) -> Vec<String> {
     let mut hints = Vec::new();
     if status.draining {

@@ -46,6 +46,9 @@ pub(super) const LABELS: &str = "labels";
 /// The tables that declare tokens, which only the file can hold.
 pub(super) const TOKENS: &str = "enrollment.tokens";
 
+/// The tables that declare runners, which only the file can hold.
+pub(super) const RUNNERS: &str = "runners";
+
 /// Begins the name of each setting in the environment.
 pub(super) const PREFIX: &str = "RUNNER_BROKER__";
 
@@ -73,7 +76,16 @@ pub(super) fn is_list(key: &str) -> bool {
 
 /// Whether a key is, or may be meant as, the tables that declare tokens or a part of them.
 pub(super) fn is_tokens(key: &str) -> bool {
-    key.strip_prefix(TOKENS)
+    is_of_tables(key, TOKENS)
+}
+
+/// The same for the tables that declare runners.
+pub(super) fn is_runners(key: &str) -> bool {
+    is_of_tables(key, RUNNERS)
+}
+
+fn is_of_tables(key: &str, tables: &str) -> bool {
+    key.strip_prefix(tables)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '.', '[']))
 }
 
@@ -115,7 +127,7 @@ pub(super) fn variable(key: &str) -> String {
 
 /// The known key that an unknown one is a slip of.
 pub(super) fn meant(unknown: &str) -> Option<&'static str> {
-    closest(unknown, KEYS.iter().chain(&[TOKENS]))
+    closest(unknown, KEYS.iter().chain(&[TOKENS, RUNNERS]))
 }
 
 /// What to say of an unknown key.
@@ -148,7 +160,7 @@ mod tests {
         for key in KEYS {
             assert_eq!(of_variable(&variable(key)).as_deref(), Some(*key));
             assert!(is_section(section_of(key)));
-            assert!(!is_tokens(key), "{key}");
+            assert!(!is_tokens(key) && !is_runners(key), "{key}");
         }
         assert_eq!(of_variable("RUNNER_BROKER__Log__LEVEL").as_deref(), Some("log.level"));
         assert_eq!(
@@ -164,6 +176,7 @@ mod tests {
         assert_eq!(meant("listen.runers"), Some("listen.runners"));
         assert_eq!(meant("enrolment.token_file"), Some("enrollment.token_file"));
         assert_eq!(meant("enrolment.tokens"), Some("enrollment.tokens"));
+        assert_eq!(meant("runner"), Some("runners"));
         assert_eq!(meant("Log.Level"), Some("log.level"));
         assert_eq!(meant("leases.after"), None);
         assert_eq!(meant(""), None);

@@ -20,6 +20,7 @@ pub(super) struct Layers {
     builder: ConfigBuilder<DefaultState>,
     secrets: BTreeMap<String, Secret>,
     tokens: Option<Value>,
+    runners: Option<Value>,
     problems: Vec<Problem>,
     incomplete: bool,
 }
@@ -32,6 +33,8 @@ pub(super) struct Merged {
     pub(super) secrets: BTreeMap<String, Secret>,
     /// What the file holds as `[[enrollment.tokens]]`, with its secrets: it is not merged with anything.
     pub(super) tokens: Option<Value>,
+    /// What it holds as `[[runners]]`, likewise.
+    pub(super) runners: Option<Value>,
     /// What is wrong in single layers.
     pub(super) problems: Vec<Problem>,
     /// Whether a layer could not be read, so that what is missing may well be in it.
@@ -112,8 +115,8 @@ impl Layers {
                 values.insert(format!("{section}.{key}"), value);
             }
         }
-        let Self { secrets, tokens, problems, incomplete, .. } = self;
-        Merged { values, secrets, tokens, problems, incomplete }
+        let Self { secrets, tokens, runners, problems, incomplete, .. } = self;
+        Merged { values, secrets, tokens, runners, problems, incomplete }
     }
 
     fn toml(&mut self, text: &str, origin: &String) {
@@ -127,6 +130,10 @@ impl Layers {
         };
         let mut entries = Vec::new();
         for (section, value) in sections.into_iter().collect::<BTreeMap<_, _>>() {
+            if section == keys::RUNNERS {
+                self.runners = Some(value);
+                continue;
+            }
             match value.kind {
                 ValueKind::Table(table) if keys::is_section(&section) => {
                     for (key, value) in table {
@@ -194,6 +201,10 @@ impl Layers {
             _ if keys::is_tokens(key) => {
                 "only the settings file can hold these: write [[enrollment.tokens]] there, with a \
                  name and a token_file"
+                    .into()
+            }
+            _ if keys::is_runners(key) => {
+                "only the settings file can hold these: write [[runners]] there, with a name and labels"
                     .into()
             }
             meant => keys::unknown(meant.map(spell).as_deref()),

@@ -4,7 +4,7 @@
 //! `layers` collects what the file, the environment and the flags say, `reader` takes key after key
 //! out of the merged result, and `validate` makes [`Settings`] of it. Secrets are taken out before
 //! the layers are merged and never pass through anything that parses values. `tokens` reads the tables
-//! of `[[enrollment.tokens]]`, which only the file can hold.
+//! of `[[enrollment.tokens]]` and `runners` those of `[[runners]]`, which only the file can hold.
 
 mod forms;
 mod keys;
@@ -14,6 +14,7 @@ mod network;
 mod own;
 mod problem;
 mod reader;
+mod runners;
 mod scope;
 mod secret;
 mod time;

@@ -153,6 +153,11 @@ impl Reader {
         self.merged.tokens.take()
     }
 
+    /// The tables of `[[runners]]`, likewise.
+    pub(super) fn runners(&mut self) -> Option<Value> {
+        self.merged.runners.take()
+    }
+
     /// Makes a field of a table a key, to be taken like all others.
     pub(super) fn add(&mut self, key: String, value: Value) {
         self.merged.values.insert(key, value);

@@ -32,25 +32,39 @@ pub(super) const FIELDS: &[&str] = &[
 
 /// All tokens that are declared, for runners of this one scope.
 pub(super) fn declared(reader: &mut Reader, scope: &Scope) -> Vec<DeclaredToken> {
-    const TABLES: &str = "write [[enrollment.tokens]], in two brackets, before each token's keys";
     let Some(value) = reader.tokens() else { return Vec::new() };
     let origin = value.origin().unwrap_or_default().to_owned();
-    let ValueKind::Array(tables) = value.kind else {
-        reader.problem(keys::TOKENS, &origin, format!("is no list of tables: {TABLES}"));
-        return Vec::new();
-    };
     let mut tokens = Vec::new();
     let mut names = BTreeSet::new();
-    for (index, table) in tables.into_iter().enumerate() {
-        let number = format!("{}[{}]", keys::TOKENS, index + 1);
-        if let ValueKind::Table(fields) = table.kind {
-            let table = Table::new(reader, &mut names, number, origin.clone(), fields);
-            tokens.extend(table.token(reader, scope));
-        } else {
-            reader.problem(&number, &origin, format!("is no table: {TABLES}"));
-        }
+    for (number, fields) in tables(reader, keys::TOKENS, "token", value) {
+        let table = Table::new(reader, &mut names, number, origin.clone(), fields);
+        tokens.extend(table.token(reader, scope));
     }
     tokens
+}
+
+/// The tables of a list, each with its key; `noun` is what one of them declares.
+pub(super) fn tables(
+    reader: &mut Reader,
+    key: &str,
+    noun: &str,
+    list: Value,
+) -> Vec<(String, Map<String, Value>)> {
+    let origin = list.origin().unwrap_or_default().to_owned();
+    let remedy = format!("write [[{key}]], in two brackets, before each {noun}'s keys");
+    let ValueKind::Array(items) = list.kind else {
+        reader.problem(key, &origin, format!("is no list of tables: {remedy}"));
+        return Vec::new();
+    };
+    let mut tables = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        let number = format!("{key}[{}]", index + 1);
+        match item.kind {
+            ValueKind::Table(fields) => tables.push((number, fields)),
+            _ => reader.problem(&number, &origin, format!("is no table: {remedy}")),
+        }
+    }
+    tables
 }
 
 /// One table, whose fields are laid out as keys of the reader.

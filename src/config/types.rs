@@ -61,6 +61,17 @@ impl Default for Listen {
     }
 }
 
+impl Listen {
+    pub(super) fn loopback_only(&self) -> bool {
+        match self.runners.ip() {
+            IpAddr::V4(ip) => ip.is_loopback(),
+            IpAddr::V6(ip) => {
+                ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
+            }
+        }
+    }
+}
+
 /// `[admin]`
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -176,6 +187,18 @@ pub struct DeclaredRunner {
     pub name: String,
     /// In full form (`ubuntu-latest:docker://node:20`), each bare name once.
     pub labels: Vec<String>,
+}
+
+impl DeclaredRunner {
+    /// The labels as Gitea knows them.
+    #[must_use]
+    pub fn bare_labels(&self) -> Vec<String> {
+        let bare = |label: &String| match label.split_once(':') {
+            Some((name, _)) => name.to_owned(),
+            None => label.clone(),
+        };
+        self.labels.iter().map(bare).collect()
+    }
 }
 
 /// `[lease]`
@@ -299,11 +322,6 @@ impl Settings {
     /// Whether the runners' listener is on loopback only: the broker is then one runner's sidecar.
     #[must_use]
     pub fn loopback_only(&self) -> bool {
-        match self.listen.runners.ip() {
-            IpAddr::V4(ip) => ip.is_loopback(),
-            IpAddr::V6(ip) => {
-                ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
-            }
-        }
+        self.listen.loopback_only()
     }
 }

@@ -16,7 +16,7 @@ use super::reader::Reader;
 use super::value::Setting;
 use super::{
     Admin, Credentials, Enrollment, Gitea, Lease, Listen, Log, Scope, Settings, Shutdown, Store,
-    own, secret, tokens,
+    own, runners, secret, tokens,
 };
 
 /// All settings; `None` where one that is needed is missing or wrong. What is wrong is noted in the
@@ -27,13 +27,16 @@ pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     let (scope, gitea) = gitea(reader);
     let enrollment = enrollment(reader, &scope);
     own::distinct(reader);
+    let credentials = credentials(reader);
+    let labels = reader.labels();
+    let runners = runners::declared(reader, &labels, &listen, &credentials);
     Some(Settings {
         listen,
         admin,
-        credentials: credentials(reader),
-        labels: reader.labels(),
+        credentials,
+        labels,
         lease: lease(reader),
-        runners: Vec::new(),
+        runners,
         shutdown: shutdown(reader),
         store: store(reader),
         log: log(reader),

@@ -48,6 +48,15 @@ pub struct NotARunnerFile {
 }
 
 impl RunnerFile {
+    /// Whether this is the same in all that a runner reads.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        (self.id, self.ephemeral) == (other.id, other.ephemeral)
+            && [&self.uuid, &self.name, &self.address] == [&other.uuid, &other.name, &other.address]
+            && self.labels == other.labels
+            && self.token.expose_secret() == other.token.expose_secret()
+    }
+
     /// The file's content; wiped when dropped.
     #[must_use]
     pub fn to_json(&self) -> Zeroizing<Vec<u8>> {

@@ -119,9 +119,37 @@ pub fn remove(target: &Target, uuid: &str) -> Result<Removed, FileError> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let path = target.path();
     let (_, name) = target.folders_and_file();
-    let Some(folder) = open_folder(target, None)? else { return Ok(Removed::Missing) };
+    let Some((folder, content)) = content(target)? else { return Ok(Removed::Missing) };
+    if !RunnerFile::parse(&content).is_ok_and(|file| file.uuid == uuid) {
+        return Ok(Removed::Other);
+    }
+    match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+        Ok(()) => sync(&folder, &path).map(|()| Removed::Removed),
+        Err(Errno::NOENT) => Ok(Removed::Missing),
+        Err(Errno::BUSY) => Err(FileError::MountedAlone(path)),
+        Err(errno) => Err(step("removing", &path, errno)),
+    }
+}
+
+/// Reads the file; `None` where there is none, or what is there is no runner file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(target: &Target) -> Result<Option<RunnerFile>, FileError> {
+    let read = content(target)?;
+    Ok(read.and_then(|(_, content)| RunnerFile::parse(&content).ok()))
+}
+
+/// The folder of a file, and what is in the file.
+type Found = (OwnedFd, Zeroizing<Vec<u8>>);
+
+/// What is there; `None` where there is none.
+fn content(target: &Target) -> Result<Option<Found>, FileError> {
+    let path = target.path();
+    let (_, name) = target.folders_and_file();
+    let Some(folder) = open_folder(target, None)? else { return Ok(None) };
     if !check_place(&folder, name, &path)? {
-        return Ok(Removed::Missing);
+        return Ok(None);
     }
     // It may have become a FIFO meanwhile: that must not block.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -133,15 +161,7 @@ pub fn remove(target: &Target, uuid: &str) -> Result<Removed, FileError> {
         path: path.clone(),
         source,
     })?;
-    if !RunnerFile::parse(&content).is_ok_and(|file| file.uuid == uuid) {
-        return Ok(Removed::Other);
-    }
-    match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
-        Ok(()) => sync(&folder, &path).map(|()| Removed::Removed),
-        Err(Errno::NOENT) => Ok(Removed::Missing),
-        Err(Errno::BUSY) => Err(FileError::MountedAlone(path)),
-        Err(errno) => Err(step("removing", &path, errno)),
-    }
+    Ok(Some((folder, content)))
 }
 
 /// Opens the file's folder, walking down from the root. With `make`, missing folders are made and a

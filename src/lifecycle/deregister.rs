@@ -427,7 +427,7 @@ impl Lifecycle {
     /// Notes that a runner without a record is gone from Gitea.
     pub(super) fn note_removed(&self, intent: &Intent, id: i64, reason: Reason) {
         self.note_event(Event {
-            token_id: Some(intent.key.parent_id.clone()),
+            token_id: (!intent.key.parent_id.is_empty()).then(|| intent.key.parent_id.clone()),
             runner_id: Some(id),
             runner: Some(intent.key.name.clone()),
             detail: reason.as_str().into(),

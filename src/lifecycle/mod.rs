@@ -5,6 +5,7 @@ mod admission;
 mod adopt;
 mod audit;
 mod declared;
+mod declared_runners;
 mod deregister;
 mod desk;
 mod enrollment;
@@ -122,6 +123,7 @@ pub struct Lifecycle {
     /// Who presented wrong enrollment tokens.
     limiter: Mutex<Limiter>,
     pending_events: Mutex<Vec<Event>>,
+    declared: declared_runners::Declared,
     /// What the settings declared and the store does not have yet.
     undeclared: Mutex<Vec<(Vec<Token>, Vec<Event>)>>,
     /// Held by whoever writes them down.
@@ -167,6 +169,7 @@ impl Lifecycle {
             draining: AtomicBool::new(false),
             limiter: Mutex::default(),
             pending_events: Mutex::default(),
+            declared: declared_runners::Declared::default(),
             undeclared: Mutex::default(),
             writing_events: tokio::sync::Mutex::default(),
             since_pruned: AtomicUsize::new(0),
@@ -254,7 +257,7 @@ impl Lifecycle {
     /// How many registrations that were begun have no result yet.
     #[must_use]
     pub fn registering(&self) -> usize {
-        self.desk.flights() + self.reviving.load(Ordering::Relaxed)
+        self.desk.flights() + self.reviving.load(Ordering::Relaxed) + self.declared.registering()
     }
 
     /// What is unsettled is tried now.

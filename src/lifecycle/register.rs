@@ -15,7 +15,7 @@ use super::enrollment::{Identified, Reservation};
 use super::random::random_hex;
 use super::{Lifecycle, Live};
 use crate::broker::policy::Asks;
-use crate::broker::{Credentials, Event, Intent, Key, Origin, RecordId, RecordState, What};
+use crate::broker::{Credentials, Event, Intent, Key, Origin, Record, RecordId, RecordState, What};
 use crate::config::Scope;
 use crate::connect::{Code, ConnectError, splice};
 use crate::fault;
@@ -201,22 +201,48 @@ impl Lifecycle {
         if let Some((parked, _fate)) = self.first_proven(&parked, &intent).await {
             return self.take_over(parked, intent, place, dialled).await;
         }
+        let answer = self
+            .ask(&intent, spliced.into(), headers)
+            .await
+            .map_err(|(outcome, error)| Failed::Other(outcome, error))?;
+        self.keep(intent, place, answer, dialled).await
+    }
 
+    /// Writes down the intent, then asks Gitea, once. What comes to nothing is settled, or will be.
+    pub(super) async fn ask(
+        &self,
+        intent: &Intent,
+        body: Bytes,
+        headers: HeaderMap,
+    ) -> Result<RegisterAnswer, (Outcome, ConnectError)> {
         fault::point("register-begun");
         if let Err(error) = self.store.insert_intent(intent.clone()).await {
             self.metrics.store_writable.set(0);
             error!(%error, runner = intent.key.name, "registration refused: the store takes no writes");
-            return Err(Failed::Other(Outcome::Failed, store_failed()));
+            return Err((Outcome::Failed, store_failed()));
         }
         fault::point("intent-stored");
-
-        let answer = self.gitea.register(intent.key.codec, spliced.into(), headers).await;
+        let answer = self.gitea.register(intent.key.codec, body, headers).await;
         fault::point("gitea-answered");
         match answer {
-            Ok(answer) => self.keep(intent, place, answer, dialled).await,
-            Err(failure) => {
-                let (outcome, error) = self.failed(intent, failure).await;
-                Err(Failed::Other(outcome, error))
+            Ok(answer) => Ok(answer),
+            Err(failure) => Err(self.failed(intent.clone(), failure).await),
+        }
+    }
+
+    /// Puts a record in the place of its intent; where the store takes none, the registration is undone.
+    pub(super) async fn complete(&self, new: NewRunner) -> Result<Record, ConnectError> {
+        let (intent, credentials) = (new.intent.clone(), new.credentials.clone());
+        match self.store.complete(new).await {
+            Ok(record) => {
+                fault::point("credentials-stored");
+                Ok(record)
+            }
+            Err(error) => {
+                self.metrics.store_writable.set(0);
+                error!(%error, runner = intent.key.name, "the store took no record: undoing the registration");
+                self.roll_back(intent, &credentials).await;
+                Err(store_failed())
             }
         }
     }
@@ -264,16 +290,8 @@ impl Lifecycle {
             token_ids: place.token_ids().to_vec(),
             event,
         };
-        let record = match self.store.complete(new).await {
-            Ok(record) => record,
-            Err(error) => {
-                self.metrics.store_writable.set(0);
-                error!(%error, runner = intent.key.name, "the store took no record: undoing the registration");
-                self.roll_back(intent, &credentials).await;
-                return Err(Failed::Other(Outcome::Failed, store_failed()));
-            }
-        };
-        fault::point("credentials-stored");
+        let record =
+            self.complete(new).await.map_err(|error| Failed::Other(Outcome::Failed, error))?;
         self.enrollment.joined(&record.parent_id);
         let live = self.roster.insert(record);
         self.land(&live, place, &intent, registered_at).await;

@@ -165,7 +165,7 @@ impl Lifecycle {
 
     /// A runner that the broker has to declare makes a call: it is tried once more, and the call does not
     /// wait for that.
-    pub fn declare_soon(self: &Arc<Self>, live: &Arc<Live>) {
+    pub fn declare_labels_soon(self: &Arc<Self>, live: &Arc<Live>) {
         let (this, live) = (Arc::clone(self), Arc::clone(live));
         self.running.spawn(async move { this.declare_again(&live).await });
     }

@@ -1,5 +1,7 @@
 //! Where a runner's file goes, whether it can be written, and when it is removed.
 
+use std::path::{Path, PathBuf};
+
 use hyper::Uri;
 use secrecy::ExposeSecret;
 use tokio::task::JoinError;
@@ -9,52 +11,78 @@ use super::Lifecycle;
 use super::roster::Live;
 use crate::broker::{Origin, Record, RecordState};
 use crate::config::{Address, Settings};
-use crate::credential::{self, FileError, Owner, PathError, Pattern, RunnerFile, Target};
+use crate::credential::{
+    self, FileError, MissingForms, Owner, PathError, Pattern, RunnerFile, Target,
+};
+
+/// Why a runner has no file of ours.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoFile {
+    /// There is no place for files.
+    #[error(
+        "the folder {} is not there: mount the volume of the runner files at that path, or change \
+         credentials.path", .0.display()
+    )]
+    NoFolder(PathBuf),
+    /// What is to be in it, or where it is to be, is not known.
+    #[error("{0}")]
+    Unknown(String),
+    /// It was tried.
+    #[error("{0}")]
+    Failed(String),
+}
 
 impl Lifecycle {
     /// Writes the runner's file, where there is a place for it. A runner without a file of ours is no
     /// error: it has its answer.
     pub(super) async fn write_file(&self, live: &Live) {
+        let runner = live.record().name;
+        match self.put_file(live).await {
+            Ok(()) => {}
+            Err(reason @ NoFile::NoFolder(_)) => {
+                debug!(runner, %reason, "no runner file is written")
+            }
+            Err(reason @ NoFile::Unknown(_)) => warn!(runner, %reason, "no runner file is written"),
+            Err(reason @ NoFile::Failed(_)) => error!(runner, %reason, "runner file not written"),
+        }
+    }
+
+    /// Puts the runner's file in its place; one that is as it should be stays untouched.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub(super) async fn put_file(&self, live: &Live) -> Result<(), NoFile> {
         let settings = self.settings.load_full();
         let record = live.record();
-        let target = match target(&settings.credentials.path, &record) {
-            Ok(target) => target,
-            Err(reason) => {
-                warn!(runner = record.name, %reason, "no runner file is written");
-                return;
-            }
-        };
+        let unknown = |reason: &dyn ToString| NoFile::Unknown(reason.to_string());
+        let target =
+            target(&settings.credentials.path, &record).map_err(|reason| unknown(&reason))?;
         if !credential::root_exists(target.root()) {
-            debug!(runner = record.name, path = %target.path().display(), "no folder for runner files");
-            return;
+            return Err(NoFile::NoFolder(target.root().into()));
         }
-        let labels = match credential::full_labels(&record.labels, &settings.labels) {
-            Ok(labels) => labels,
-            Err(reason) => {
-                warn!(runner = record.name, %reason, "no runner file is written");
-                return;
-            }
-        };
-        let Some(address) = address(&settings, record.dialled.as_deref()) else {
-            warn!(
-                runner = record.name,
-                "no runner file is written: the runner told no address to dial the broker at; set \
-                 listen.public_url"
-            );
-            return;
-        };
+        let labels = labels(&settings, &record).map_err(|reason| unknown(&reason))?;
+        let address = address(&settings, record.dialled.as_deref()).ok_or_else(|| {
+            unknown(&"the runner told no address to dial the broker at; set listen.public_url")
+        })?;
         let path = target.path();
-        // Claimed before it is written, so that of two runners of one name only one writes.
-        if let Err(owner) = self.roster.claim_file(&path, live) {
-            warn!(
-                runner = record.name,
-                path = %path.display(),
-                owner,
-                "no runner file is written: the path belongs to another live runner; give runners \
-                 names of their own, or use {{id}} in credentials.path"
-            );
-            return;
+        if record.origin != Origin::Declared && is_kept(&settings, &path) {
+            return Err(unknown(&format!(
+                "{} is kept for a runner that the settings declare; give the others names of their own",
+                path.display()
+            )));
         }
+        if record.file.as_ref().is_some_and(|file| *file != path) {
+            // credentials.path has changed since.
+            self.remove_file(live).await;
+        }
+        // Claimed before it is written, so that of two runners of one name only one writes.
+        self.roster.claim_file(&path, live).map_err(|owner| {
+            unknown(&format!(
+                "{} belongs to another live runner (id {owner}); give runners names of their own, or \
+                 use {{id}} in credentials.path",
+                path.display()
+            ))
+        })?;
         let file = RunnerFile {
             id: record.presented.id,
             uuid: record.presented.uuid.clone(),
@@ -69,18 +97,26 @@ impl Lifecycle {
             uid: settings.credentials.uid,
             gid: settings.credentials.gid,
         };
-        let written =
-            tokio::task::spawn_blocking(move || credential::write(&target, &file, owner)).await;
-        match flat(written) {
-            Ok(()) => {
-                info!(runner = record.name, path = %path.display(), "runner file written");
+        let written = tokio::task::spawn_blocking(move || {
+            let there = credential::read(&target);
+            if matches!(&there, Ok(Some(there)) if there.is(&file)) {
+                return Ok(false);
+            }
+            credential::write(&target, &file, owner).map(|()| true)
+        });
+        match flat(written.await) {
+            Ok(written) => {
+                if written {
+                    info!(runner = record.name, path = %path.display(), "runner file written");
+                }
                 if let Err(error) = self.store.set_file(live.record_id, Some(path)).await {
                     error!(%error, "the store did not take the path of a runner file");
                 }
+                Ok(())
             }
             Err(reason) => {
-                live.set_file(None);
-                error!(runner = record.name, path = %path.display(), reason, "runner file not written");
+                live.set_file(record.file.filter(|file| *file == path));
+                Err(NoFile::Failed(reason))
             }
         }
     }
@@ -120,9 +156,13 @@ impl Lifecycle {
     pub(super) async fn write_missing_files(&self) {
         for live in self.roster.all().iter().filter(|live| live.origin != Origin::Adopted) {
             let record = live.record();
-            // One that was registered anew is declared after its file is written.
-            let new = !record.spoke || record.declare_due;
-            if record.file.is_none() && new && record.state == RecordState::Active {
+            // Those that the settings declare are brought in line as soon as the broker runs, and one that
+            // was registered anew is declared after its file is written.
+            if record.file.is_none()
+                && (!record.spoke || record.declare_due)
+                && record.state == RecordState::Active
+                && record.origin != Origin::Declared
+            {
                 self.write_file(live).await;
             }
         }
@@ -132,6 +172,22 @@ impl Lifecycle {
 /// The path of a runner's file.
 fn target(pattern: &str, record: &Record) -> Result<Target, PathError> {
     Pattern::parse(pattern)?.expand(&record.name, record.presented.id, &record.presented.uuid)
+}
+
+/// Whether this is where the file of a declared runner goes, by its name alone.
+fn is_kept(settings: &Settings, path: &Path) -> bool {
+    let Ok(pattern) = Pattern::parse(&settings.credentials.path) else { return false };
+    let mut kept = settings.runners.iter().filter_map(|one| pattern.expand(&one.name, 0, "").ok());
+    kept.any(|target| target.path() == path)
+}
+
+/// In full form.
+fn labels(settings: &Settings, record: &Record) -> Result<Vec<String>, MissingForms> {
+    let mut declared = settings.runners.iter();
+    match declared.find(|one| record.origin == Origin::Declared && one.name == record.name) {
+        Some(declared) => Ok(declared.labels.clone()),
+        None => credential::full_labels(&record.labels, &settings.labels),
+    }
 }
 
 /// What came of work on a thread of its own: its own error, or that it broke off.

@@ -95,7 +95,10 @@ impl Lifecycle {
             let ok = now_up.is_ok();
             if up.replace(ok) != Some(ok) {
                 match now_up {
-                    Ok(()) => info!("Gitea answers"),
+                    Ok(()) => {
+                        info!("Gitea answers");
+                        self.declare_soon();
+                    }
                     Err(error) => warn!(%error, "Gitea does not answer"),
                 }
             }

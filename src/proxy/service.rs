@@ -80,7 +80,7 @@ impl Proxy {
             (route, &live)
             && live.declare_is_due()
         {
-            self.lifecycle.declare_soon(live);
+            self.lifecycle.declare_labels_soon(live);
         }
         let caller = self.caller(route, &connection, &request, live.as_ref());
         let response = match class {

@@ -136,6 +136,58 @@ fn declared_tokens_are_shown_with_what_they_set() {
 }
 
 #[test]
+fn declared_runners_are_shown_with_their_labels_and_need_no_token() {
+    let folder = folder();
+    let dir = folder.path().display();
+    let runners = format!(
+        "[listen]\npublic_url = \"http://broker:8080\"\n\
+         [gitea]\nurl = \"http://gitea:3000\"\nregistration_token_file = \"{dir}/registration\"\n\
+         [[runners]]\nname = \"builder-1\"\n\
+         labels = [\"ubuntu-latest:docker://node:20\", \"metal\"]\n\
+         [[runners]]\nname = \"builder-2\"\nlabels = [\"metal:host\"]\n\
+         [labels]\nmetal = \"host\"\n"
+    );
+    fs::write(folder.path().join("runners.toml"), runners).unwrap();
+    let shown = check(&folder, &["--config", "runners.toml"], &[]);
+    let of_runners = |line: &&str| line.starts_with("exit") || line.starts_with("runners");
+    let told: Vec<_> = shown.lines().filter(of_runners).collect();
+    assert_snapshot!(told.join("\n"), @r"
+    exit: 0
+    runners[builder-1].labels ubuntu-latest:docker://node:20,metal file runners.toml
+    runners[builder-2].labels metal:host file runners.toml
+    ");
+}
+
+#[test]
+fn all_that_is_wrong_with_runners_is_told_at_once() {
+    let runners = "[credentials]\npath = \"/data/.runner\"\n\
+         [[runners]]\nname = \"builder-1\"\nlabel = [\"metal:host\"]\n\
+         [[runners]]\nname = \"builder-1\"\nlabels = [\"metal\", \"a:node:20\"]\n\
+         [[runners]]\nlabels = [\"metal\", \"metal:host\"]\n";
+    let folder = folder();
+    fs::write(folder.path().join("wrong.toml"), runners).unwrap();
+    let environment = [
+        ("GITEA_INSTANCE_URL", "http://gitea:3000"),
+        ("GITEA_RUNNER_REGISTRATION_TOKEN", "canary-of-gitea"),
+        ("RUNNER_BROKER__RUNNERS", "builder-1"),
+    ];
+    assert_snapshot!(check(&folder, &["--config", "wrong.toml"], &environment), @r#"
+    exit: 78
+    --- stdout
+    --- stderr
+    runners (variable RUNNER_BROKER__RUNNERS): only the settings file can hold these: write [[runners]] there, with a name and labels
+    runners (file wrong.toml): are 3, and credentials.path (/data/.runner) has room for one: put {name} into that path, for example /runners/{name}/.runner
+    listen.public_url (not set): is needed for the files of [[runners]]: give the broker's address as runners know it, for example http://broker:8080, or set credentials.address
+    runners[builder-1].label (file wrong.toml): is unknown: did you mean labels?
+    runners[builder-1].labels (not set): give the labels in brackets, for example ["ubuntu-latest:docker://node:20"]
+    runners[2].name (file wrong.toml): "builder-1" is the name of an earlier runner too: give another one
+    runners[2].labels (file wrong.toml): "node:20" does not say where jobs run: give host, or docker:// and an image, for example docker://node:20
+    runners[3].name (file wrong.toml): is missing: give one, for example builder-1
+    runners[3].labels (file wrong.toml): "metal" does not say where jobs run: give "metal:docker://node:20" or the like, or its form in [labels]; "metal" is there twice: leave one of them out
+    "#);
+}
+
+#[test]
 fn a_secret_that_all_can_read_is_a_warning() {
     let folder = folder();
     let secret = folder.path().join("enrollment");

@@ -113,7 +113,7 @@ impl Answer {
     }
 }
 
-async fn ask(
+pub(crate) async fn ask(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     method: &str,
     path: &str,

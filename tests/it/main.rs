@@ -13,6 +13,7 @@ mod capture;
 mod commands;
 mod crash;
 mod declared;
+mod declared_runners;
 mod deregister;
 mod identities;
 mod life;

@@ -54,8 +54,11 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
         },
         hints: Vec::new(),
     };
-    let declared = tokens.iter().any(|now| now.token.origin == Origin::Declared);
+    let declared = tokens.iter().any(|now| now.token.origin == Origin::Declared)
+        || !settings.runners.is_empty();
     status.hints = hints(&status, token_scope(&settings.gitea.scope), declared);
+    let troubles = lifecycle.declared_troubles();
+    status.hints.extend(troubles.iter().map(|trouble| format!("declared runner {trouble}")));
     Json(status)
 }
 

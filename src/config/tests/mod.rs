@@ -2,6 +2,7 @@
 
 mod network;
 mod properties;
+mod runners;
 mod secrets;
 mod tokens;
 
@@ -176,7 +177,7 @@ fn names_that_are_not_ours_are_left_alone() {
 #[test]
 fn unknown_names_are_errors_with_what_was_perhaps_meant() {
     let case = Case::minimal()
-        .toml("[listen]\nruners = \"x\"\n[rent]\nexpire_after = \"10m\"\n[[runners]]\nname = \"x\"\n[void]\n")
+        .toml("[listen]\nruners = \"x\"\n[rent]\nexpire_after = \"10m\"\n[[runner]]\nname = \"x\"\n[void]\n")
         .env("RUNNER_BROKER__LOG__LEVL", "canary")
         .env("RUNNER_BROKER__ENROLLMENT_TOKEN", "canary")
         .set("log.fromat", "json")
@@ -185,7 +186,7 @@ fn unknown_names_are_errors_with_what_was_perhaps_meant() {
         case.bad(),
         [
             "rent.expire_after (file DIR/config.toml): is unknown: remove it, or correct its name",
-            "runners (file DIR/config.toml): is unknown: remove it, or correct its name",
+            "runner (file DIR/config.toml): is unknown: did you mean runners?",
             "void (file DIR/config.toml): is unknown: remove it, or correct its name",
             "listen.runers (file DIR/config.toml): is unknown: did you mean listen.runners?",
             "enrollment_token (variable RUNNER_BROKER__ENROLLMENT_TOKEN): is unknown: did you mean \

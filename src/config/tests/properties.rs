@@ -62,11 +62,11 @@ fn almost_tables() -> impl Strategy<Value = String> {
     ];
     let name = prop_oneof![
         Just("name = 'ci'\n".to_owned()),
+        Just("labels = ['a', 'a:b']\n".to_owned()),
         "name = '[a-zA-Z0-9._-]{0,8}'\n",
         Just(String::new())
     ];
-    let head =
-        "(\\[\\[enrollment.tokens\\]\\]|\\[enrollment.tokens\\]|\\[\\[enrollment.token\\]\\])\n";
+    let head = "(\\[\\[enrollment.tokens\\]\\]|\\[\\[?runners\\]?\\]|\\[enrollment.tokens\\]|\\[\\[enrollment.token\\]\\])\n";
     let head = prop_oneof![4 => Just("[[enrollment.tokens]]\n".to_owned()), 1 => head];
     let lines = proptest::collection::vec(line, 0..3).prop_map(|lines| lines.concat());
     let table = (head, name, secret, lines)
