@@ -214,6 +214,9 @@ impl From<DeregisterError> for Problem {
                 (StatusCode::CONFLICT, "no-api-token", "The broker has no API token")
             }
             DeregisterError::Busy(_) => (StatusCode::CONFLICT, "busy", "The runner has a task"),
+            DeregisterError::SwitchedOff => {
+                (StatusCode::CONFLICT, "switched-off", "An admin has switched the runner off")
+            }
             DeregisterError::Refused(_) => {
                 (StatusCode::BAD_GATEWAY, "refused", "Gitea did not delete the runner")
             }

@@ -1,5 +1,8 @@
 //! `runner`: the runners that came by this broker.
 
+mod drain;
+mod prune;
+
 use std::time::SystemTime;
 
 use hyper::Method;
@@ -10,7 +13,7 @@ use super::{Failure, block_on, complain, print};
 use crate::admin::view::Runner;
 use crate::gitea::escape;
 
-/// List, show and deregister runners
+/// List, show, drain and deregister runners
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -60,6 +63,8 @@ enum Command {
         #[command(flatten)]
         broker: BrokerArgs,
     },
+    Drain(drain::Args),
+    Prune(prune::Args),
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -67,6 +72,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Command::List { broker, token, json } => list(broker, token.as_deref(), *json),
         Command::Show { broker, id, json } => show(broker, id, *json),
         Command::Deregister { broker, id, cancel_task } => deregister(broker, id, *cancel_task),
+        Command::Drain(args) => drain::run(args),
+        Command::Prune(args) => prune::run(args),
     }
 }
 

@@ -11,7 +11,6 @@ use hyper::header::{
 use hyper::{HeaderMap, Method, Request};
 use prost::Message;
 use secrecy::ExposeSecret;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -20,8 +19,9 @@ use super::error_text::RegisterRefusal;
 use super::{BODY_LIMIT, CALL_LIMIT, GiteaClient, USER_AGENT};
 use crate::broker::Credentials;
 use crate::connect::messages::{
-    DeclareRequest, DeclareResponse, PingRequest, PingResponse, RegisterResponse, Runner,
-    TaskResult, TaskState, Timestamp, UpdateTaskRequest, UpdateTaskResponse,
+    DeclareRequest, DeclareResponse, LogRow, PingRequest, PingResponse, RegisterResponse, Runner,
+    TaskResult, TaskState, Timestamp, UpdateLogRequest, UpdateLogResponse, UpdateTaskRequest,
+    UpdateTaskResponse,
 };
 use crate::connect::{self, Code, Codec, ConnectError};
 use crate::net::upstream::{OutBody, UpstreamError};
@@ -124,6 +124,23 @@ impl GiteaClient {
         })
     }
 
+    /// Appends a last line to a task's log.
+    pub async fn end_log(
+        &self,
+        credentials: &Credentials,
+        task_id: i64,
+        line: &str,
+    ) -> Result<(), CallError> {
+        const UPDATE_LOG: &str = "runner.v1.RunnerService/UpdateLog";
+        // Without a line, the answer tells how many there are.
+        let asked = UpdateLogRequest { task_id, ..UpdateLogRequest::default() };
+        let there: UpdateLogResponse = self.call(UPDATE_LOG, &asked, Some(credentials)).await?;
+        let row = LogRow { time: Some(now()), content: line.to_owned() };
+        let last =
+            UpdateLogRequest { task_id, index: there.ack_index, rows: vec![row], no_more: true };
+        self.call::<_, UpdateLogResponse>(UPDATE_LOG, &last, Some(credentials)).await.map(|_| ())
+    }
+
     /// Ends a runner's task as cancelled, now.
     pub async fn report_cancelled(
         &self,
@@ -187,8 +204,8 @@ impl GiteaClient {
         credentials: Option<&Credentials>,
     ) -> Result<A, CallError>
     where
-        Q: Message + Serialize,
-        A: Message + Default + DeserializeOwned,
+        Q: Message,
+        A: Message + Default,
     {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, Codec::Proto.header_value());
@@ -200,7 +217,7 @@ impl GiteaClient {
             headers.insert(RUNNER_TOKEN, header_of(credentials.token.expose_secret())?);
         }
         let deadline = Instant::now() + CALL_LIMIT;
-        let body = connect::encode(Codec::Proto, message).into();
+        let body = message.encode_to_vec().into();
         let request = self.post(method, headers, body);
         let response =
             self.upstream.send(request, CALL_LIMIT).await.map_err(CallError::Unreachable)?;
@@ -214,9 +231,10 @@ impl GiteaClient {
                 Err(CallError::Unregistered)
             }
             Some(error) => Err(CallError::Refused(error)),
-            None => {
-                decoded(Codec::Proto, &answer).ok_or_else(|| CallError::Garbage(answer.describe()))
-            }
+            None => is_message(Codec::Proto, &answer)
+                .then(|| A::decode(&*answer.body).ok())
+                .flatten()
+                .ok_or_else(|| CallError::Garbage(answer.describe())),
         }
     }
 
@@ -259,10 +277,12 @@ fn refused_by_proxy(sentence: String) -> RegisterFailure {
 }
 
 fn decoded<M: Message + Default + DeserializeOwned>(codec: Codec, answer: &Answer) -> Option<M> {
+    is_message(codec, answer).then(|| connect::decode(codec, &answer.body).ok()).flatten()
+}
+
+fn is_message(codec: Codec, answer: &Answer) -> bool {
     let said = Codec::from_content_type(answer.headers.get(CONTENT_TYPE));
-    (answer.status.is_success() && said == Some(codec))
-        .then(|| connect::decode(codec, &answer.body).ok())
-        .flatten()
+    answer.status.is_success() && said == Some(codec)
 }
 
 fn header_of(secret: &str) -> Result<HeaderValue, CallError> {

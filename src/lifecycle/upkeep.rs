@@ -91,7 +91,10 @@ impl Lifecycle {
             let ok = now_up.is_ok();
             if up.replace(ok) != Some(ok) {
                 match now_up {
-                    Ok(()) => info!("Gitea answers"),
+                    Ok(()) => {
+                        info!("Gitea answers");
+                        self.look_at_leases();
+                    }
                     Err(error) => warn!(%error, "Gitea does not answer"),
                 }
             }
@@ -117,6 +120,9 @@ impl Lifecycle {
                     Ok(()) => info!(%scope, "the API token works"),
                     Err(error) => error!(%scope, %error, "the API token does not work"),
                 }
+            }
+            if valid {
+                self.look_at_list().await;
             }
         }
     }

@@ -270,7 +270,9 @@ fn unreadable(error: ConnectError) -> Response<ProxyBody> {
 
 fn deregister_failed(error: &DeregisterError) -> ConnectError {
     let code = match error {
-        DeregisterError::NoApiToken(_) | DeregisterError::Busy(_) => Code::FailedPrecondition,
+        DeregisterError::NoApiToken(_)
+        | DeregisterError::Busy(_)
+        | DeregisterError::SwitchedOff => Code::FailedPrecondition,
         DeregisterError::Refused(_) => Code::FailedPrecondition,
         DeregisterError::Unreachable(_) | DeregisterError::Store(_) => Code::Unavailable,
     };

@@ -1,9 +1,11 @@
 //! `/api/v1/…`: enrollment tokens, runners, events and the status, for the commands and for programs.
 
+mod drain;
 mod events;
 mod extract;
 mod openapi;
 mod paging;
+mod prune;
 mod runners;
 mod status;
 mod tokens;
@@ -41,6 +43,8 @@ fn closed_paths() -> OpenApiRouter<Admin> {
         .routes(routes!(tokens::rotate))
         .routes(routes!(runners::list))
         .routes(routes!(runners::show, runners::deregister))
+        .routes(routes!(drain::drain))
+        .routes(routes!(prune::prune))
         .routes(routes!(events::list))
         .routes(routes!(status::show))
         .routes(routes!(openapi::document))
