@@ -86,11 +86,7 @@ impl Lifecycle {
         force: Force,
         by: &By,
     ) -> Result<(), DeregisterError> {
-        let result = self.attempt(live, reason, force, by.clone(), false).await;
-        if result.is_err() && live.is_deregistering() && !self.is_draining() {
-            self.settle_soon();
-        }
-        result.map(drop)
+        self.attempt(live, reason, force, by.clone(), false).await.map(drop)
     }
 
     /// Tries again what was begun; one that was called off meanwhile is let be.
@@ -114,7 +110,7 @@ impl Lifecycle {
         again: bool,
     ) -> Result<Option<Outcome>, DeregisterError> {
         let this = Arc::clone(self);
-        let live = Arc::clone(live);
+        let (settled, live) = (live, Arc::clone(live));
         let task = self.running.spawn(async move {
             let _fate = live.fate.lock().await;
             let reason = match live.state() {
@@ -146,10 +142,13 @@ impl Lifecycle {
             this.tell(&live, reason, &result);
             result
         });
-        match task.await {
-            Ok(result) => result,
-            Err(error) => Err(DeregisterError::Refused(format!("the attempt broke off: {error}"))),
+        let result = task.await.unwrap_or_else(|error| {
+            Err(DeregisterError::Refused(format!("the attempt broke off: {error}")))
+        });
+        if result.is_err() && !again && settled.is_deregistering() && !self.is_draining() {
+            self.settle_soon();
         }
+        result
     }
 
     fn tell(&self, live: &Live, reason: Reason, result: &Result<Option<Outcome>, DeregisterError>) {
@@ -196,13 +195,6 @@ impl Lifecycle {
         if self.gitea.tokens().api.is_none() {
             return self.without_api_token(live, reason, by).await.map(Some);
         }
-        if !self.look(live, reason).await? {
-            self.spare(live).await?;
-            return Ok(None);
-        }
-        if force == Force::LeaveBusy && live.is_busy_elsewhere() {
-            return Err(DeregisterError::Busy(None));
-        }
         let before = live.state();
         let state = RecordState::Deregistering(reason);
         if before != state {
@@ -217,7 +209,14 @@ impl Lifecycle {
 
         let deleted = match self.delete_in_gitea(live, reason, force).await {
             Ok(Some(outcome)) => outcome,
-            Ok(None) => return Ok(None),
+            Ok(None) => {
+                self.spare(live).await?;
+                return Ok(None);
+            }
+            Err(DeregisterError::SwitchedOff) => {
+                self.spare(live).await?;
+                return Err(DeregisterError::SwitchedOff);
+            }
             Err(error) => {
                 let refused = matches!(error, DeregisterError::Refused(_));
                 let busy = matches!(error, DeregisterError::Busy(_));
@@ -356,6 +355,12 @@ impl Lifecycle {
         force: Force,
     ) -> Result<Option<Outcome>, DeregisterError> {
         let id = live.id();
+        if !self.look(live, reason).await? {
+            return Ok(None);
+        }
+        if force == Force::LeaveBusy && live.is_busy_elsewhere() {
+            return Err(DeregisterError::Busy(None));
+        }
         self.cancel_tasks(live, reason).await?;
         match before_delete(self.prove(live).await?, id) {
             Step::Delete => {}
