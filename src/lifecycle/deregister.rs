@@ -230,6 +230,9 @@ impl Lifecycle {
                     };
                     self.store.set_state(live.record_id, before, None).await?;
                     live.set_state(before);
+                    if before.is_resting() {
+                        self.enrollment.left(&live.parent_id);
+                    }
                 }
                 return Err(error);
             }

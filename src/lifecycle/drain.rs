@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep_until;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::deregister::{DeregisterError, Force};
 use super::tokens::By;
@@ -252,7 +252,7 @@ impl Lifecycle {
 }
 
 fn not_switched(id: i64, error: &RestError) {
-    tracing::debug!(id, %error, "the runner is not switched off in Gitea");
+    debug!(id, %error, "the runner is not switched off in Gitea");
 }
 
 fn drain_event(live: &Live, what: What, by: &By) -> Event {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::deregister::{DeregisterError, Force, rest_failed};
 use super::tokens::By;
@@ -287,7 +287,7 @@ impl Lifecycle {
             if before == after {
                 continue;
             }
-            info!(id = live.id(), before = ?before, after = ?after, "Gitea shows that a runner changed");
+            debug!(id = live.id(), ?before, ?after, "Gitea shows that a runner changed");
             self.has_moved();
             if before == Presence::Busy && live.is_deregistering() {
                 self.settle_soon();

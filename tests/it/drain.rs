@@ -7,7 +7,7 @@ use std::time::Duration;
 use runner_broker::broker::{Event, Reason, RecordState, What};
 use runner_broker::connect::messages::TaskResult;
 use runner_broker::lifecycle::{By, DeregisterError, Live};
-use runner_broker::sandbox::gitea::{Options, StandInGitea, TaskState};
+use runner_broker::sandbox::gitea::{Effect, Options, Route, StandInGitea, TaskState, When};
 use runner_broker::sandbox::runner::{RegisterOptions, StandInRunner};
 use runner_broker::shutdown::Signal;
 use runner_broker::store::{EventFilter, Store};
@@ -105,18 +105,27 @@ async fn after_its_time_it_gets_tasks_again() {
 
 #[tokio::test]
 async fn after_its_time_its_task_is_cancelled_where_that_is_set() {
-    let gitea = gitea();
-    let broker = Broker::start(&Site::new(&gitea).set("shutdown.busy", "cancel")).await;
-    let (runner, task) = join_busy(&gitea, &broker.url, "one").await;
-    runner.update_log(task, 0, &["first", "second"], false).await.unwrap();
-    let live = live(&broker, &runner);
-    drain(&broker, &live, Duration::from_secs(1)).await.unwrap();
-    eventually("it has ended", async || live.state() == RecordState::Ended(Reason::Drain)).await;
-    let task = gitea.task(task).unwrap();
-    assert_eq!(task.state, TaskState::Ended(TaskResult::Cancelled));
-    assert_eq!((task.log.len(), task.log_complete), (3, true));
-    assert!(task.log[2].starts_with("cancelled by runner-broker: "), "{}", task.log[2]);
-    assert!(gitea.runners().is_empty());
+    for log_fails in [false, true] {
+        let gitea = gitea();
+        let broker = Broker::start(&Site::new(&gitea).set("shutdown.busy", "cancel")).await;
+        let (runner, task) = join_busy(&gitea, &broker.url, "one").await;
+        runner.update_log(task, 0, &["first", "second"], false).await.unwrap();
+        if log_fails {
+            gitea.faults().always(Route::UpdateLog, When::BeforeActing, Effect::Reset);
+        }
+        let live = live(&broker, &runner);
+        drain(&broker, &live, Duration::from_secs(1)).await.unwrap();
+        let ended = RecordState::Ended(Reason::Drain);
+        eventually("it has ended", async || live.state() == ended).await;
+        let task = gitea.task(task).unwrap();
+        assert_eq!(task.state, TaskState::Ended(TaskResult::Cancelled));
+        let expected = if log_fails { (2, false) } else { (3, true) };
+        assert_eq!((task.log.len(), task.log_complete), expected);
+        if let Some(line) = task.log.get(2) {
+            assert!(line.starts_with("cancelled by runner-broker: "), "{line}");
+        }
+        assert!(gitea.runners().is_empty());
+    }
 }
 
 #[tokio::test]
