@@ -129,6 +129,8 @@ impl App {
                 spawn(Arc::clone(&lifecycle).keep_writing()),
                 spawn(Arc::clone(&lifecycle).keep_probing()),
                 spawn(Arc::clone(&lifecycle).keep_pruning()),
+                spawn(Arc::clone(&lifecycle).keep_leases()),
+                spawn(Arc::clone(&lifecycle).keep_draining()),
             ],
             lifecycle,
         };
@@ -263,6 +265,7 @@ impl App {
         self.lifecycle.declare_runners();
         // What failed by the old settings may work by the new ones.
         self.lifecycle.settle_soon();
+        self.lifecycle.look_at_leases();
         info!("settings read again");
     }
 }

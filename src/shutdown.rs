@@ -234,8 +234,13 @@ impl<'a> Leaving<'a> {
                 tried.next = Next::Again(Instant::now() + tried.wait);
                 tried.wait *= 2;
             }
+            // Nothing tells when a task that did not pass the broker has ended.
+            Err(DeregisterError::Busy(None)) => {
+                tried.next = Next::Again(Instant::now() + tried.wait);
+                tried.wait *= 2;
+            }
             // It got a task meanwhile; it is looked at again when that has ended.
-            Err(DeregisterError::Busy(_)) => drop(self.tried.remove(&id)),
+            Err(DeregisterError::Busy(Some(_))) => drop(self.tried.remove(&id)),
             Ok(()) | Err(_) => tried.next = Next::Never,
         }
     }
@@ -249,6 +254,8 @@ impl<'a> Leaving<'a> {
             // A lost one may be Gitea's mistake.
             _ if live.is_resting() || live.state() == RecordState::Lost => false,
             (Deregister::None, _) => false,
+            // Its task cannot be cancelled, but Gitea is asked whether it has ended.
+            (policy, Presence::Busy) if live.is_busy_elsewhere() => policy == Deregister::All,
             (policy, Presence::Busy) => {
                 // Where only the gone are deregistered, it must have left its task behind.
                 round == Round::Last

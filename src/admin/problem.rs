@@ -221,6 +221,9 @@ impl From<DeregisterError> for Problem {
             DeregisterError::NotTold | DeregisterError::NotMoved => {
                 (StatusCode::CONFLICT, NOT_TOLD, "Too little is known of the runner yet")
             }
+            DeregisterError::SwitchedOff => {
+                (StatusCode::CONFLICT, "switched-off", "An admin has switched the runner off")
+            }
             DeregisterError::Refused(_) => {
                 (StatusCode::BAD_GATEWAY, "refused", "Gitea did not delete the runner")
             }

@@ -8,6 +8,9 @@ const SILENCE: Duration = Duration::from_secs(5 * 60);
 /// Gitea itself gives a task up after this long without a report.
 const TASK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
+/// Gitea shows a runner online this long after its last call, and a little for two clocks that differ.
+const ONLINE: Duration = Duration::from_secs(65);
+
 /// A poll that takes this long brings no task any more: a runner itself gives it half of that. Else one
 /// that never ends would keep its runner from being deregistered.
 pub const POLL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,10 +33,26 @@ pub struct Activity {
     /// When each poll that is on its way began.
     polls: Vec<Instant>,
     left: bool,
+    /// Silence is counted from here.
     heard: Instant,
+    /// When it was last alive: its own call, or what Gitea showed.
     call: Option<Instant>,
+    /// The last call with its credentials that the broker passed on or made: for a while after it, that
+    /// Gitea shows the runner online says nothing about what it does elsewhere.
+    passed: Option<Instant>,
     spoke: bool,
     tasks: Vec<Task>,
+    /// When Gitea last showed it busy, with a task that the broker does not know.
+    busy_elsewhere: Option<Instant>,
+}
+
+/// What Gitea shows of a runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// It made a call within the last minute.
+    pub online: bool,
+    /// It reported on a task within the last seconds.
+    pub busy: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +72,9 @@ impl Activity {
             left: false,
             heard: now,
             call: None,
+            passed: None,
             spoke,
+            busy_elsewhere: None,
             tasks: tasks.iter().map(|&id| Task { id, reported: now }).collect(),
         }
     }
@@ -62,7 +83,34 @@ impl Activity {
     pub fn called(&mut self, now: Instant) -> bool {
         self.heard = now;
         self.call = Some(now);
+        self.passed = Some(now);
         !std::mem::replace(&mut self.spoke, true)
+    }
+
+    /// The broker made a call with its credentials.
+    pub fn spoken_for(&mut self, now: Instant) {
+        self.passed = Some(now);
+    }
+
+    /// Gitea shows this of it. A runner that dials Gitea itself is known by nothing else. Returns whether
+    /// that proves it alive.
+    pub fn shown(&mut self, shown: Shown, now: Instant) -> bool {
+        let known =
+            self.passed.is_some_and(|passed| now.saturating_duration_since(passed) < ONLINE);
+        if known || self.connections > 0 {
+            return false;
+        }
+        self.busy_elsewhere = (shown.online && shown.busy).then_some(now);
+        if shown.online {
+            self.heard = now;
+            self.call = Some(now);
+            self.spoke = true;
+            self.left = false;
+        } else if self.spoke && !self.left {
+            self.heard = now;
+            self.left = true;
+        }
+        shown.online
     }
 
     /// A connection carried its first call for this runner.
@@ -156,89 +204,48 @@ impl Activity {
             .map(|task| task.id)
     }
 
+    /// Whether it has a task that the broker does not know, as Gitea shows it.
+    #[must_use]
+    pub fn is_busy_elsewhere(&self, now: Instant) -> bool {
+        self.busy_elsewhere.is_some_and(|at| now.saturating_duration_since(at) < TASK_TIMEOUT)
+    }
+
     /// What it does at `now`. One that never spoke is idle: it may be waiting for its Docker.
     #[must_use]
     pub fn presence(&self, now: Instant) -> Presence {
-        if self.tasks(now).next().is_some() {
+        if self.tasks(now).next().is_some() || self.is_busy_elsewhere(now) {
             Presence::Busy
-        } else if self.spoke && (self.left || now.saturating_duration_since(self.heard) >= SILENCE)
-        {
+        } else if self.gone_since(now).is_some() {
             Presence::Gone
         } else {
             Presence::Idle
         }
     }
+
+    /// Since when it has been gone; `None`: it is not.
+    #[must_use]
+    pub fn gone_since(&self, now: Instant) -> Option<Instant> {
+        Some(self.gone_at()).filter(|at| self.spoke && *at <= now)
+    }
+
+    /// When its lease ends if nothing is heard of it until then. That of one that never spoke runs from
+    /// when the broker came to know it.
+    #[must_use]
+    pub fn lease_ends(&self, expire_after: Duration) -> Option<Instant> {
+        // What lies beyond the clock's end never comes.
+        self.gone_at().checked_add(expire_after)
+    }
+
+    /// When it is gone if nothing is heard of it until then.
+    fn gone_at(&self) -> Instant {
+        let silent = match self.left || !self.spoke {
+            true => self.heard,
+            false => self.heard + SILENCE,
+        };
+        let reported = self.tasks.iter().map(|task| task.reported).chain(self.busy_elsewhere).max();
+        reported.map_or(silent, |reported| silent.max(reported + TASK_TIMEOUT))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn one_that_never_spoke_is_not_gone() {
-        let start = Instant::now();
-        let activity = Activity::new(start, false, &[]);
-        assert_eq!(activity.presence(start + 10 * SILENCE), Presence::Idle);
-    }
-
-    #[test]
-    fn gone_when_its_last_connection_closes() {
-        let start = Instant::now();
-        let mut activity = Activity::new(start, false, &[]);
-        activity.connected();
-        activity.connected();
-        assert!(activity.called(start), "the first call");
-        assert!(!activity.called(start), "no longer the first");
-        activity.disconnected(true, start);
-        assert_eq!(activity.presence(start), Presence::Idle, "one connection is left");
-        activity.disconnected(true, start);
-        assert_eq!(activity.presence(start), Presence::Gone);
-        activity.connected();
-        assert_eq!(activity.presence(start), Presence::Idle, "it came back");
-    }
-
-    #[test]
-    fn gone_after_five_minutes_of_silence_on_an_open_connection() {
-        let start = Instant::now();
-        let mut activity = Activity::new(start, false, &[]);
-        activity.connected();
-        activity.called(start);
-        assert_eq!(activity.presence(start + SILENCE - SECOND), Presence::Idle);
-        assert_eq!(activity.presence(start + SILENCE), Presence::Gone);
-    }
-
-    #[test]
-    fn a_restart_of_the_broker_tells_nothing_about_who_is_gone() {
-        let start = Instant::now();
-        let activity = Activity::new(start, true, &[]);
-        assert_eq!(activity.presence(start + SECOND), Presence::Idle);
-        assert_eq!(activity.presence(start + SILENCE), Presence::Gone);
-    }
-
-    #[test]
-    fn a_task_keeps_it_busy_whatever_its_connections_do() {
-        let start = Instant::now();
-        let mut activity = Activity::new(start, false, &[]);
-        activity.connected();
-        activity.called(start);
-        activity.works_on(7, start);
-        activity.disconnected(true, start);
-        assert_eq!(activity.presence(start), Presence::Busy);
-        activity.done_with(7);
-        assert_eq!(activity.presence(start), Presence::Gone);
-    }
-
-    #[test]
-    fn a_task_without_a_report_for_ten_minutes_is_given_up_as_gitea_does() {
-        let start = Instant::now();
-        let mut activity = Activity::new(start, true, &[7]);
-        assert_eq!(activity.presence(start + TASK_TIMEOUT - SECOND), Presence::Busy);
-        assert_eq!(activity.presence(start + TASK_TIMEOUT), Presence::Gone);
-        activity.reports(start + TASK_TIMEOUT - SECOND);
-        assert_eq!(activity.presence(start + TASK_TIMEOUT), Presence::Busy);
-        activity.reports(start + 2 * TASK_TIMEOUT);
-        assert_eq!(activity.tasks(start + 2 * TASK_TIMEOUT).count(), 0, "not taken up again");
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ pub mod claims;
 pub mod deregistration;
 pub mod event;
 pub mod forwarded;
+pub mod lease;
 pub mod limiter;
 pub mod lost;
 pub mod policy;
@@ -14,7 +15,7 @@ pub mod secret;
 pub mod succession;
 pub mod token;
 
-pub use activity::{Activity, Presence};
+pub use activity::{Activity, Presence, Shown};
 pub use event::{Event, What};
 pub use registration::{Intent, Key};
 pub use runner::{Credentials, Origin, Reason, Record, RecordId, RecordState};

@@ -163,6 +163,11 @@ impl Broker {
         Ok(all)
     }
 
+    /// Reads an answer's JSON; a problem becomes a failure.
+    pub(super) fn read<T: DeserializeOwned>(&self, answer: Response<Bytes>) -> Result<T, Failure> {
+        answer::read(answer, &self.way)
+    }
+
     /// Asks, and gives the answer as it is.
     pub(super) async fn raw(
         &self,

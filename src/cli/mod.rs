@@ -94,6 +94,8 @@ impl Failure {
     pub const UNAVAILABLE: u8 = 69;
     /// A fault of the program or the system.
     pub const INTERNAL: u8 = 70;
+    /// Not now; it may be later.
+    pub const TEMPORARY: u8 = 75;
     /// The broker does not let the command in.
     pub const FORBIDDEN: u8 = 77;
     /// Wrong settings.

@@ -1,6 +1,8 @@
 //! `runner`: the runners that came by this broker.
 
 mod adopt;
+mod drain;
+mod prune;
 
 use std::time::SystemTime;
 
@@ -12,7 +14,7 @@ use super::{Failure, block_on, complain, print};
 use crate::admin::view::Runner;
 use crate::gitea::escape;
 
-/// List, show, adopt and deregister runners
+/// List, show, adopt, drain, prune and deregister runners
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -63,6 +65,8 @@ enum Command {
         broker: BrokerArgs,
     },
     Adopt(adopt::AdoptArgs),
+    Drain(drain::Args),
+    Prune(prune::Args),
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -71,6 +75,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Command::Show { broker, id, json } => show(broker, id, *json),
         Command::Adopt(args) => adopt::run(args),
         Command::Deregister { broker, id, cancel_task } => deregister(broker, id, *cancel_task),
+        Command::Drain(args) => drain::run(args),
+        Command::Prune(args) => prune::run(args),
     }
 }
 

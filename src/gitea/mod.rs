@@ -12,6 +12,7 @@ mod scope;
 mod version;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,7 +20,7 @@ use hyper::header::HeaderValue;
 use secrecy::SecretString;
 
 pub use self::error_text::RegisterRefusal;
-pub use self::rest::{DeleteAnswer, RestError, RestRunner, RunnerPage, Search};
+pub use self::rest::{DeleteAnswer, RestError, RestRunner, RunnerPage, Search, SwitchAnswer};
 pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};
 pub(crate) use self::scope::escape;
 pub use self::scope::token_scope;
@@ -50,13 +51,15 @@ pub struct GiteaClient {
     upstream: Upstream,
     tokens: Arc<ArcSwap<Tokens>>,
     register_limit: Duration,
+    /// It has answered that it cannot switch runners off.
+    cannot_switch: Arc<AtomicBool>,
 }
 
 impl GiteaClient {
     /// A client that takes the secrets anew for each call.
     #[must_use]
     pub fn new(upstream: Upstream, tokens: Arc<ArcSwap<Tokens>>) -> Self {
-        Self { upstream, tokens, register_limit: REGISTER_LIMIT }
+        Self { upstream, tokens, register_limit: REGISTER_LIMIT, cannot_switch: Arc::default() }
     }
 
     /// The same client, with another limit for how long Register may take.

@@ -1,8 +1,12 @@
 //! The REST API, as an administrator would use it.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT as USER_AGENT_HEADER};
+use bytes::Bytes;
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT as USER_AGENT_HEADER,
+};
 use hyper::{Method, Request, StatusCode};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
@@ -13,6 +17,7 @@ use zeroize::Zeroizing;
 use super::answer::Answer;
 use super::scope::{runners_path, token_scope};
 use super::{CALL_LIMIT, GiteaClient, USER_AGENT};
+use crate::broker::Shown;
 use crate::config::Scope;
 use crate::net::upstream::{OutBody, UpstreamError};
 
@@ -72,6 +77,17 @@ pub enum DeleteAnswer {
     NotFound,
 }
 
+/// What came of switching a runner off or on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwitchAnswer {
+    /// It is done.
+    Done,
+    /// There is none of this id, or the token may not see it.
+    NotFound,
+    /// This Gitea cannot: it is older than 1.26.
+    Unsupported,
+}
+
 /// What is read of a runner as the REST API tells of it; a uuid or a time it does not tell.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RestRunner {
@@ -80,6 +96,23 @@ pub struct RestRunner {
     /// Bare names of its labels.
     #[serde(default, deserialize_with = "label_names")]
     pub labels: Vec<String>,
+    /// It called within the last minute.
+    #[serde(default, rename = "status", deserialize_with = "is_online")]
+    pub online: bool,
+    /// It reported on a task within the last seconds.
+    #[serde(default)]
+    pub busy: bool,
+    /// It gets no task. A Gitea that cannot switch runners off does not tell.
+    #[serde(default)]
+    pub disabled: bool,
+}
+
+impl RestRunner {
+    /// What that tells of its activity.
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        Shown { online: self.online, busy: self.busy }
+    }
 }
 
 /// One page of a scope's runners.
@@ -107,7 +140,7 @@ impl GiteaClient {
     /// Deletes a runner. A deletion that was done already is no error.
     pub async fn delete_runner(&self, scope: &Scope, id: i64) -> Result<DeleteAnswer, RestError> {
         let path = format!("{}/{id}", runners_path(scope));
-        let answer = self.rest(Method::DELETE, scope, &path).await?;
+        let answer = self.rest(Method::DELETE, scope, &path, None).await?;
         match answer.status {
             status if status.is_success() => Ok(DeleteAnswer::Deleted),
             StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(DeleteAnswer::NotFound),
@@ -115,18 +148,60 @@ impl GiteaClient {
         }
     }
 
-    /// Reads one runner; `None`: there is none of this id, or the token may not see it.
-    pub async fn get_runner(
+    /// One runner; `None`: there is none of this id, or the token may not see it, which proves nothing.
+    pub async fn show_runner(
         &self,
         scope: &Scope,
         id: i64,
     ) -> Result<Option<RestRunner>, RestError> {
         let path = format!("{}/{id}", runners_path(scope));
-        let answer = self.rest(Method::GET, scope, &path).await?;
+        let answer = self.rest(Method::GET, scope, &path, None).await?;
         match answer.status {
             StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(None),
             _ => decoded(&answer).map(Some),
         }
+    }
+
+    /// Whether Gitea can switch runners off, as far as is known: it is learnt from its answers.
+    #[must_use]
+    pub fn can_switch(&self) -> bool {
+        !self.cannot_switch.load(Ordering::Relaxed)
+    }
+
+    /// Has Gitea give a runner no task from now on, or tasks again.
+    pub async fn switch_runner(
+        &self,
+        scope: &Scope,
+        id: i64,
+        disabled: bool,
+    ) -> Result<SwitchAnswer, RestError> {
+        let path = format!("{}/{id}", runners_path(scope));
+        let body = serde_json::json!({ "disabled": disabled }).to_string();
+        let answer = self.rest(Method::PATCH, scope, &path, Some(body.into())).await?;
+        let unsupported = match answer.status {
+            StatusCode::NOT_FOUND if message(&answer).is_some() => {
+                return Ok(SwitchAnswer::NotFound);
+            }
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => true,
+            // One that takes the call and does not know the field answers the runner as it was.
+            _ => decoded::<RestRunner>(&answer)?.disabled != disabled,
+        };
+        self.cannot_switch.store(unsupported, Ordering::Relaxed);
+        Ok(if unsupported { SwitchAnswer::Unsupported } else { SwitchAnswer::Done })
+    }
+
+    /// Reads all pages of a scope's runners. They move while they are paged: absence proves nothing.
+    pub async fn list_all(&self, scope: &Scope) -> Result<Vec<RestRunner>, RestError> {
+        let mut all = Vec::new();
+        for page in 1..=MAX_PAGES {
+            let RunnerPage { runners, total_count } = self.list_page(scope, page).await?;
+            let at_end = runners.is_empty();
+            all.extend(runners);
+            if at_end || all.len() >= total_count {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     /// Reads one page of a scope's runners; pages count from 1.
@@ -175,15 +250,21 @@ impl GiteaClient {
         }
 
         let path = format!("{}?page={page}&limit={limit}", runners_path(scope));
-        let answer = self.rest(Method::GET, scope, &path).await?;
+        let answer = self.rest(Method::GET, scope, &path, None).await?;
         let Page { runners, total_count } = decoded(&answer)?;
         Ok(RunnerPage { runners: runners.unwrap_or_default(), total_count })
     }
 
-    async fn rest(&self, method: Method, scope: &Scope, path: &str) -> Result<Answer, RestError> {
+    async fn rest(
+        &self,
+        method: Method,
+        scope: &Scope,
+        path: &str,
+        json: Option<Bytes>,
+    ) -> Result<Answer, RestError> {
         let needs = token_scope(scope);
         let authorization = self.authorization(needs)?;
-        let mut answer = self.ask(method, path, Some(authorization)).await?;
+        let mut answer = self.send(method, path, Some(authorization), json).await?;
         if let Some(token) = &self.tokens().api {
             answer.hide(token);
         }
@@ -204,11 +285,23 @@ impl GiteaClient {
         path: &str,
         authorization: Option<HeaderValue>,
     ) -> Result<Answer, RestError> {
-        let mut request = Request::new(OutBody::Empty);
+        self.send(method, path, authorization, None).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        authorization: Option<HeaderValue>,
+        json: Option<Bytes>,
+    ) -> Result<Answer, RestError> {
+        let typed = json.is_some().then(|| HeaderValue::from_static("application/json"));
+        let mut request = Request::new(json.map_or(OutBody::Empty, OutBody::from));
         *request.method_mut() = method;
         *request.uri_mut() = self.upstream.rest_uri(path);
         let headers = request.headers_mut();
         headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
+        headers.extend(typed.map(|typed| (CONTENT_TYPE, typed)));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT_HEADER, USER_AGENT);
         let deadline = Instant::now() + CALL_LIMIT;
@@ -240,6 +333,11 @@ fn label_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
 
     let labels = Option::<Vec<Label>>::deserialize(deserializer)?;
     Ok(labels.into_iter().flatten().map(|label| label.name).collect())
+}
+
+fn is_online<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    // Older versions tell `idle` and `active`.
+    Ok(String::deserialize(deserializer)? != "offline")
 }
 
 fn decoded<T: DeserializeOwned>(answer: &Answer) -> Result<T, RestError> {

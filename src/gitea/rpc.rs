@@ -21,9 +21,9 @@ use super::error_text::RegisterRefusal;
 use super::{BODY_LIMIT, CALL_LIMIT, GiteaClient, USER_AGENT};
 use crate::broker::Credentials;
 use crate::connect::messages::{
-    DeclareRequest, DeclareResponse, DeregisterRequest, DeregisterResponse, PingRequest,
-    PingResponse, RegisterResponse, Runner, TaskResult, TaskState, Timestamp, UpdateTaskRequest,
-    UpdateTaskResponse,
+    DeclareRequest, DeclareResponse, DeregisterRequest, DeregisterResponse, LogRow, PingRequest,
+    PingResponse, RegisterResponse, Runner, TaskResult, TaskState, Timestamp, UpdateLogRequest,
+    UpdateLogResponse, UpdateTaskRequest, UpdateTaskResponse,
 };
 use crate::connect::{self, Code, Codec, ConnectError};
 use crate::net::upstream::{OutBody, UpstreamError};
@@ -128,6 +128,23 @@ impl GiteaClient {
         answer.runner.ok_or_else(|| {
             CallError::Garbage("Gitea answered to Declare without naming the runner".into())
         })
+    }
+
+    /// Appends a last line to a task's log.
+    pub async fn end_log(
+        &self,
+        credentials: &Credentials,
+        task_id: i64,
+        line: &str,
+    ) -> Result<(), CallError> {
+        const UPDATE_LOG: &str = "runner.v1.RunnerService/UpdateLog";
+        // Without a line, the answer tells how many there are.
+        let asked = UpdateLogRequest { task_id, ..UpdateLogRequest::default() };
+        let there: UpdateLogResponse = self.call(UPDATE_LOG, &asked, Some(credentials)).await?;
+        let row = LogRow { time: Some(now()), content: line.to_owned() };
+        let last =
+            UpdateLogRequest { task_id, index: there.ack_index, rows: vec![row], no_more: true };
+        self.call::<_, UpdateLogResponse>(UPDATE_LOG, &last, Some(credentials)).await.map(|_| ())
     }
 
     /// Ends a runner's task as cancelled, now.

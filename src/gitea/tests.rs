@@ -347,3 +347,38 @@ async fn only_a_list_that_stood_still_proves_absence() {
     assert_eq!(paged(&[(&[100, 1], 3), (&[100], 3)]).await, Search::Found(vec![100]));
     assert_eq!(paged(&[(&[1, 2], 3), (&[100], 3)]).await, Search::Found(vec![100]));
 }
+
+#[tokio::test]
+async fn whether_runners_can_be_switched_off_is_learnt_from_the_answer() {
+    let shown = r#"{"id":5,"status":"online","busy":true,"disabled":true,"labels":[]}"#;
+    for (answered, expected) in [
+        (Some((200, shown)), SwitchAnswer::Done),
+        (Some((200, r#"{"id":5}"#)), SwitchAnswer::Unsupported),
+        (Some((404, r#"{"message":"Runner not found"}"#)), SwitchAnswer::NotFound),
+        (None, SwitchAnswer::Unsupported),
+    ] {
+        let (_server, client) = served(move |request| {
+            assert_eq!(request.method(), Method::PATCH);
+            assert_eq!(request.uri(), "/sub/api/v1/admin/actions/runners/5");
+            assert_eq!(request.headers()["content-type"], "application/json");
+            assert_eq!(request.body(), &r#"{"disabled":true}"#);
+            match answered {
+                Some((status, body)) => answer(status, "application/json", body),
+                None => recorded("rest-runner-patch-disable-unsupported"),
+            }
+        })
+        .await;
+        let switched = client.switch_runner(&Scope::Instance, 5, true).await.unwrap();
+        assert_eq!(switched, expected);
+        assert_eq!(client.can_switch(), expected != SwitchAnswer::Unsupported);
+    }
+}
+
+#[tokio::test]
+async fn one_runner_is_shown_with_what_it_does() {
+    let (_server, client) = served(|_| recorded("rest-runner-get-busy")).await;
+    let runner = client.show_runner(&Scope::Instance, 5).await.unwrap().unwrap();
+    assert_eq!((runner.online, runner.busy, runner.disabled), (true, true, false));
+    let (_server, client) = served(|_| recorded("rest-runner-delete-again")).await;
+    assert_eq!(client.show_runner(&Scope::Instance, 9).await.unwrap(), None);
+}

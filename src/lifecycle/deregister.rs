@@ -2,7 +2,7 @@
 //! file. What fails on the way is tried again in the background and at the next start.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
@@ -18,6 +18,9 @@ use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 
 /// How long a poll may be on its way: a runner gives it this time.
 const POLL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the last line of a task's log may take: it is good to have, no more.
+const LOG_LIMIT: Duration = Duration::from_secs(2);
 
 /// What happens to a runner with a task in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +42,8 @@ pub enum DeregisterError {
     )]
     NoApiToken(&'static str),
     /// Deleting it would strand its task.
-    #[error("the runner has task {0} in hand: wait for its end, or have the task cancelled")]
-    Busy(i64),
+    #[error("the runner has {} in hand: wait for its end, or have the task cancelled", task(*.0))]
+    Busy(Option<i64>),
     /// It was adopted, and Gitea has not told its id.
     #[error(
         "Gitea's id of this runner is not known yet: it is told when the runner declares itself (restart \
@@ -50,6 +53,12 @@ pub enum DeregisterError {
     /// It was adopted ahead, and may be at work straight at Gitea.
     #[error("the runner was adopted and has not called through the broker yet: it is kept")]
     NotMoved,
+    /// An admin switched it off in Gitea; registered anew, it would be switched on.
+    #[error(
+        "an admin has switched the runner off in Gitea, so it is left there: switch it on, or delete \
+         it with `runner-broker runner deregister`"
+    )]
+    SwitchedOff,
     /// Gitea said no, or something else than expected.
     #[error("{0}")]
     Refused(String),
@@ -66,6 +75,7 @@ impl DeregisterError {
         match self {
             Self::NoApiToken(_) => Outcome::NoApiToken,
             Self::Busy(_) => Outcome::Busy,
+            Self::SwitchedOff => Outcome::SwitchedOff,
             Self::NotTold | Self::NotMoved | Self::Refused(_) | Self::Store(_) => Outcome::Refused,
             Self::Unreachable(_) => Outcome::Unreachable,
         }
@@ -85,11 +95,7 @@ impl Lifecycle {
         force: Force,
         by: &By,
     ) -> Result<(), DeregisterError> {
-        let result = self.attempt(live, reason, force, by.clone(), false).await;
-        if result.is_err() && live.is_deregistering() && !self.is_draining() {
-            self.settle_soon();
-        }
-        result
+        self.attempt(live, reason, force, by.clone(), false).await.map(drop)
     }
 
     /// Tries again what was begun; one that was called off meanwhile is let be.
@@ -99,19 +105,21 @@ impl Lifecycle {
         reason: Reason,
         force: Force,
     ) -> Result<(), DeregisterError> {
-        self.attempt(live, reason, force, By::broker(), true).await
+        self.attempt(live, reason, force, By::broker(), true).await.map(drop)
     }
 
-    async fn attempt(
+    /// `again`: only where it was begun for this reason. Returns what came of it; `None`: the runner is
+    /// alive and stays.
+    pub(super) async fn attempt(
         self: &Arc<Self>,
         live: &Arc<Live>,
         reason: Reason,
         force: Force,
         by: By,
         again: bool,
-    ) -> Result<(), DeregisterError> {
+    ) -> Result<Option<Outcome>, DeregisterError> {
         let this = Arc::clone(self);
-        let live = Arc::clone(live);
+        let (settled, live) = (live, Arc::clone(live));
         let task = self.running.spawn(async move {
             let _fate = live.fate.lock().await;
             let reason = match live.state() {
@@ -123,30 +131,33 @@ impl Lifecycle {
                     this.store.set_state(live.record_id, ended, None).await?;
                     live.set_state(ended);
                     this.roster.remove(&live);
-                    return Ok(());
+                    return Ok(Some(Outcome::AlreadyGone));
                 }
-                RecordState::Ended(_) => return Ok(()),
+                RecordState::Ended(_) => return Ok(Some(Outcome::AlreadyGone)),
                 RecordState::Parked(earlier) if Self::parks(reason) => {
                     if reason == Reason::Runner && earlier.is_revivable() {
                         let parked = RecordState::Parked(reason);
                         this.store.set_state(live.record_id, parked, None).await?;
                         live.set_state(parked);
                     }
-                    return Ok(());
+                    return Ok(Some(Outcome::Parked));
                 }
-                state if again && state != RecordState::Deregistering(reason) => return Ok(()),
+                state if again && state != RecordState::Deregistering(reason) => return Ok(None),
                 // The broker's end is the weakest reason: who was sent away before does not come back.
                 RecordState::Deregistering(earlier) if reason == Reason::Shutdown => earlier,
                 _ => reason,
             };
             let result = this.delete(&live, reason, force, by).await;
             this.tell(&live, reason, &result);
-            result.map(drop)
+            result
         });
-        match task.await {
-            Ok(result) => result,
-            Err(error) => Err(DeregisterError::Refused(format!("the attempt broke off: {error}"))),
+        let result = task.await.unwrap_or_else(|error| {
+            Err(DeregisterError::Refused(format!("the attempt broke off: {error}")))
+        });
+        if result.is_err() && !again && settled.is_deregistering() && !self.is_draining() {
+            self.settle_soon();
         }
+        result
     }
 
     pub(super) fn tell(
@@ -192,25 +203,35 @@ impl Lifecycle {
         by: By,
     ) -> Result<Option<Outcome>, DeregisterError> {
         spare_adopted(live, reason)?;
+        if matches!(reason, Reason::Drain | Reason::Revoked) {
+            self.switch_off(live).await;
+        }
         spare_busy(live, force)?;
         if self.gitea.tokens().api.is_none() {
-            if !Self::parks(reason) {
-                return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
-            }
-            self.cancel_tasks(live).await?;
-            return self.park(live, reason, by).await.map(Some);
+            return self.without_api_token(live, reason, by).await.map(Some);
         }
         let before = live.state();
         let state = RecordState::Deregistering(reason);
         if before != state {
             self.store.set_state(live.record_id, state, None).await?;
             live.set_state(state);
+            if before.is_resting() {
+                // Until it is gone, it is one of its token's again.
+                self.enrollment.joined(&live.parent_id);
+            }
         }
         self.desk.forget(live.record_id);
 
-        let deleted = match self.delete_in_gitea(live, state, force).await {
+        let deleted = match self.delete_in_gitea(live, reason, force).await {
             Ok(Some(outcome)) => outcome,
-            Ok(None) => return Ok(None),
+            Ok(None) => {
+                self.spare(live).await?;
+                return Ok(None);
+            }
+            Err(DeregisterError::SwitchedOff) => {
+                self.spare(live).await?;
+                return Err(DeregisterError::SwitchedOff);
+            }
             Err(error) => {
                 let refused = matches!(error, DeregisterError::Refused(_));
                 let busy = matches!(error, DeregisterError::Busy(_));
@@ -224,12 +245,35 @@ impl Lifecycle {
                     };
                     self.store.set_state(live.record_id, before, None).await?;
                     live.set_state(before);
+                    if before.is_resting() {
+                        self.enrollment.left(&live.parent_id);
+                    }
                 }
                 return Err(error);
             }
         };
         self.end(live, reason, by).await?;
         Ok(Some(deleted))
+    }
+
+    /// It cannot be deleted, so it is parked, unless Gitea has removed it by itself.
+    async fn without_api_token(
+        &self,
+        live: &Arc<Live>,
+        reason: Reason,
+        by: By,
+    ) -> Result<Outcome, DeregisterError> {
+        // One that may be well alive must not become another's.
+        let unseen = reason.is_revivable() && self.is_unseen(live);
+        if !Self::parks(reason) || unseen {
+            return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
+        }
+        self.cancel_tasks(live, reason).await?;
+        if reason == Reason::Lease && self.prove(live).await? == Proof::Unregistered {
+            self.end(live, reason, by).await?;
+            return Ok(Outcome::AlreadyGone);
+        }
+        self.park(live, reason, by).await
     }
 
     /// It is gone from Gitea: ends its record.
@@ -301,9 +345,16 @@ impl Lifecycle {
         })
     }
 
-    async fn cancel_tasks(&self, live: &Live) -> Result<(), DeregisterError> {
+    async fn cancel_tasks(&self, live: &Live, reason: Reason) -> Result<(), DeregisterError> {
         for task in live.tasks() {
-            match self.gitea.report_cancelled(&live.upstream().credentials, task).await {
+            let credentials = &live.upstream().credentials;
+            live.note(|activity| activity.spoken_for(Instant::now()));
+            let line = format!("cancelled by runner-broker: {}", because(reason));
+            let logged = timeout(LOG_LIMIT, self.gitea.end_log(credentials, task, &line)).await;
+            if !matches!(logged, Ok(Ok(()))) {
+                debug!(id = live.id(), task, ?logged, "the task's log does not say why it ends");
+            }
+            match self.gitea.report_cancelled(credentials, task).await {
                 Ok(()) => {
                     live.note(|activity| activity.done_with(task));
                     info!(id = live.id(), task, "task reported as cancelled");
@@ -319,10 +370,16 @@ impl Lifecycle {
     async fn delete_in_gitea(
         &self,
         live: &Live,
-        state: RecordState,
+        reason: Reason,
         force: Force,
     ) -> Result<Option<Outcome>, DeregisterError> {
-        self.cancel_tasks(live).await?;
+        if !self.look(live, reason).await? {
+            return Ok(None);
+        }
+        if force == Force::LeaveBusy && live.is_busy_elsewhere() {
+            return Err(DeregisterError::Busy(None));
+        }
+        self.cancel_tasks(live, reason).await?;
         let proof = self.prove(live).await?;
         let id = match (live.id(), proof) {
             (0, Proof::Id(named)) => named,
@@ -341,11 +398,11 @@ impl Lifecycle {
         }
         // While Gitea was asked, the runner may have spoken, or a poll may have brought it a task.
         self.poll_ends(live).await?;
-        if live.state() != state {
+        if live.state() != RecordState::Deregistering(reason) {
             return Ok(None);
         }
         spare_busy(live, force)?;
-        self.cancel_tasks(live).await?;
+        self.cancel_tasks(live, reason).await?;
         let deletion = match self.gitea.delete_runner(&live.scope, id).await {
             Ok(DeleteAnswer::Deleted) => Deletion::Deleted,
             Ok(DeleteAnswer::NotFound) => Deletion::NotFound,
@@ -375,6 +432,7 @@ impl Lifecycle {
     pub(super) async fn prove(&self, live: &Live) -> Result<Proof, DeregisterError> {
         // Declare replaces the labels, so the runner's own last ones go along.
         let record = live.record();
+        live.note(|activity| activity.spoken_for(Instant::now()));
         match self
             .gitea
             .declare(&live.upstream().credentials, &record.version, &record.labels)
@@ -396,7 +454,7 @@ impl Lifecycle {
                 "Gitea's answer names a runner that registered before, which is left alone: does \
                  something in front of Gitea repeat its answers?"
             );
-            return self.add_unsettled(intent, std::time::Instant::now());
+            return self.add_unsettled(intent, Instant::now());
         }
         match self.gitea.delete_runner(&intent.scope, credentials.id).await {
             Ok(DeleteAnswer::Deleted) => {
@@ -404,7 +462,7 @@ impl Lifecycle {
                 self.note_removed(&intent, credentials.id, Reason::Rollback);
                 if let Err(error) = self.store.drop_intent(&intent.nonce).await {
                     error!(%error, "the store did not let go of a registration that was undone");
-                    self.add_unsettled(intent, std::time::Instant::now());
+                    self.add_unsettled(intent, Instant::now());
                 }
             }
             answer => {
@@ -419,7 +477,7 @@ impl Lifecycle {
                     },
                     "the registration could not be undone yet"
                 );
-                self.add_unsettled(intent, std::time::Instant::now());
+                self.add_unsettled(intent, Instant::now());
             }
         }
     }
@@ -472,8 +530,25 @@ fn spare_adopted(live: &Live, reason: Reason) -> Result<(), DeregisterError> {
 /// A runner with a task is never just deleted: that strands the task.
 fn spare_busy(live: &Live, force: Force) -> Result<(), DeregisterError> {
     match (force, live.tasks().first()) {
-        (Force::LeaveBusy, Some(&task)) => Err(DeregisterError::Busy(task)),
+        (Force::LeaveBusy, Some(&task)) => Err(DeregisterError::Busy(Some(task))),
         _ => Ok(()),
+    }
+}
+
+fn task(id: Option<i64>) -> String {
+    match id {
+        Some(id) => format!("task {id}"),
+        None => "a task, which it reports on to Gitea itself,".into(),
+    }
+}
+
+/// For the log of a task that is cancelled.
+fn because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Runner => "the runner left",
+        Reason::Shutdown => "the broker ends, and shutdown.busy is \"cancel\"",
+        Reason::Drain => "the time to drain the runner is over, and shutdown.busy is \"cancel\"",
+        _ => "the runner is deregistered",
     }
 }
 
@@ -492,7 +567,7 @@ fn call_failed(error: CallError) -> DeregisterError {
     }
 }
 
-fn rest_failed(error: RestError) -> DeregisterError {
+pub(super) fn rest_failed(error: RestError) -> DeregisterError {
     match error {
         RestError::Unreachable(error) => DeregisterError::Unreachable(error.to_string()),
         RestError::Unexpected(..) => DeregisterError::Unreachable(error.to_string()),

@@ -130,7 +130,7 @@ impl Lifecycle {
         let this = Arc::clone(self);
         let live = Arc::clone(live);
         tokio::spawn(async move {
-            let absent = match this.gitea.get_runner(&live.scope, live.id()).await {
+            let absent = match this.gitea.show_runner(&live.scope, live.id()).await {
                 // A 404 may mean that the token sees nothing at all.
                 Ok(None) => this.gitea.probe(&live.scope).await.map(|()| true),
                 Ok(Some(_)) => Ok(false),

@@ -8,9 +8,11 @@ mod declared;
 mod declared_runners;
 mod deregister;
 mod desk;
+mod drain;
 mod enrollment;
 mod exchange;
 mod hand_on;
+mod lease;
 mod lost;
 mod park;
 mod random;
@@ -24,6 +26,7 @@ mod tokens;
 mod upkeep;
 mod wake;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -36,8 +39,10 @@ use tokio_util::task::TaskTracker;
 pub use adopt::{AdoptError, Adoption, Stranger};
 pub use deregister::{DeregisterError, Force};
 pub use desk::{Answer, Delivery};
+pub use drain::DRAIN_TIMEOUT;
 pub use enrollment::{Enrollment, Identified};
 pub use exchange::Exchange;
+pub use lease::{Pruned, Pruning};
 pub(crate) use random::random_hex;
 pub use register::Registration;
 pub use roster::{Live, Roster};
@@ -47,7 +52,7 @@ pub use upkeep::{STATES, UNCLEAR};
 use crate::broker::claims::CLAIM_TIMEOUT;
 use crate::broker::limiter::Limiter;
 use crate::broker::lost::Lost;
-use crate::broker::{Event, Token};
+use crate::broker::{Event, RecordId, Token};
 use crate::config::Settings;
 use crate::gitea::{GiteaClient, REGISTER_LIMIT};
 use crate::store::{Store, StoreError, StoredToken};
@@ -119,6 +124,12 @@ pub struct Lifecycle {
     moved: Notify,
     /// What the traffic told should be on disk at once.
     pressing: Notify,
+    /// Leases are to be looked at.
+    leases: Notify,
+    /// A drain was begun.
+    drained: Notify,
+    /// When the drains that were begun are called off.
+    drains: Mutex<HashMap<RecordId, Instant>>,
     draining: AtomicBool,
     /// Who presented wrong enrollment tokens.
     limiter: Mutex<Limiter>,
@@ -166,6 +177,9 @@ impl Lifecycle {
             wake: Notify::new(),
             moved: Notify::new(),
             pressing: Notify::new(),
+            leases: Notify::new(),
+            drained: Notify::new(),
+            drains: Mutex::default(),
             draining: AtomicBool::new(false),
             limiter: Mutex::default(),
             pending_events: Mutex::default(),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use hyper::HeaderMap;
@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 
 use crate::broker::succession::Pause;
 use crate::broker::{
-    Activity, Credentials, Origin, Presence, Reason, Record, RecordId, RecordState,
+    Activity, Credentials, Origin, Presence, Record, RecordId, RecordState, Shown,
 };
 use crate::config::Scope;
 use crate::store::Touch;
@@ -169,7 +169,7 @@ impl Live {
     }
 
     /// The runner made a call. Returns whether it was its first. `stays`: one that was to be deregistered
-    /// because the broker ended is alive, so it is kept.
+    /// because the broker ended, or because it was taken for gone, is alive, so it is kept.
     pub fn called(&self, now: Instant, stays: bool) -> bool {
         let mut inner = self.inner();
         inner.touched = true;
@@ -178,11 +178,25 @@ impl Live {
             inner.record.spoke = true;
             inner.record.delivered = true;
         }
-        if stays && inner.record.state == RecordState::Deregistering(Reason::Shutdown) {
+        if stays
+            && matches!(inner.record.state, RecordState::Deregistering(why) if why.is_revivable())
+        {
             inner.record.state = RecordState::Active;
             inner.state_touched = true;
         }
         first
+    }
+
+    /// Gitea shows this of it. Returns whether that proves it alive.
+    pub(super) fn shown(&self, shown: Shown) -> bool {
+        let mut inner = self.inner();
+        let alive = inner.activity.shown(shown, Instant::now());
+        if alive {
+            inner.touched = true;
+            inner.record.spoke = true;
+            inner.record.delivered = true;
+        }
+        alive
     }
 
     /// Changes what is known of its traffic.
@@ -278,6 +292,30 @@ impl Live {
     #[must_use]
     pub fn presence(&self) -> Presence {
         self.inner().activity.presence(Instant::now())
+    }
+
+    /// Whether it has a task that did not pass the broker.
+    #[must_use]
+    pub fn is_busy_elsewhere(&self) -> bool {
+        self.inner().activity.is_busy_elsewhere(Instant::now())
+    }
+
+    /// Since when it has been gone; `None`: it is not.
+    #[must_use]
+    pub fn gone_since(&self) -> Option<Instant> {
+        self.inner().activity.gone_since(Instant::now())
+    }
+
+    /// When its lease ends if nothing is heard of it until then; `None`: never.
+    #[must_use]
+    pub fn lease_ends(&self, expire_after: Duration) -> Option<Instant> {
+        self.inner().activity.lease_ends(expire_after)
+    }
+
+    /// Whether the broker has it switched off in Gitea, or may have.
+    #[must_use]
+    pub fn is_disabled(&self) -> bool {
+        self.inner().record.disabled
     }
 
     /// Whether a connection that carries its calls is open.

@@ -195,6 +195,16 @@ fn flat<T>(done: Result<Result<T, FileError>, JoinError>) -> Result<T, String> {
     done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
+/// Whether runner files may lead runners past the broker.
+pub(super) fn dial_elsewhere(settings: &Settings) -> bool {
+    match &settings.credentials.address {
+        Address::Broker => false,
+        Address::Auto => settings.loopback_only(),
+        Address::Gitea => true,
+        Address::Url(url) => settings.listen.public_url.as_ref() != Some(url),
+    }
+}
+
 /// What the file says to dial.
 fn address(settings: &Settings, dialled: Option<&str>) -> Option<String> {
     let broker = || match &settings.listen.public_url {

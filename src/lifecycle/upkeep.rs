@@ -98,6 +98,7 @@ impl Lifecycle {
                     Ok(()) => {
                         info!("Gitea answers");
                         self.declare_soon();
+                        self.look_at_leases();
                     }
                     Err(error) => warn!(%error, "Gitea does not answer"),
                 }
@@ -124,6 +125,9 @@ impl Lifecycle {
                     Ok(()) => info!(%scope, "the API token works"),
                     Err(error) => error!(%scope, %error, "the API token does not work"),
                 }
+            }
+            if valid {
+                self.look_at_list().await;
             }
         }
     }

@@ -296,10 +296,12 @@ fn unreadable(error: ConnectError) -> Response<ProxyBody> {
 
 fn deregister_failed(error: &DeregisterError) -> ConnectError {
     let code = match error {
-        DeregisterError::NoApiToken(_) | DeregisterError::Busy(_) => Code::FailedPrecondition,
-        DeregisterError::NotTold | DeregisterError::NotMoved | DeregisterError::Refused(_) => {
-            Code::FailedPrecondition
-        }
+        DeregisterError::NoApiToken(_)
+        | DeregisterError::Busy(_)
+        | DeregisterError::SwitchedOff
+        | DeregisterError::NotTold
+        | DeregisterError::NotMoved
+        | DeregisterError::Refused(_) => Code::FailedPrecondition,
         DeregisterError::Unreachable(_) | DeregisterError::Store(_) => Code::Unavailable,
     };
     ConnectError::new(code, error.to_string())

@@ -159,6 +159,8 @@ pub enum DeregistrationOutcome {
     Parked,
     /// Left: it has a task in hand.
     Busy,
+    /// Left: an admin switched it off in Gitea.
+    SwitchedOff,
     /// Left: no API token.
     NoApiToken,
     /// Left: Gitea refused.
@@ -168,11 +170,12 @@ pub enum DeregistrationOutcome {
 }
 
 impl DeregistrationOutcome {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Deleted,
         Self::AlreadyGone,
         Self::Parked,
         Self::Busy,
+        Self::SwitchedOff,
         Self::NoApiToken,
         Self::Refused,
         Self::Unreachable,
@@ -186,6 +189,7 @@ impl DeregistrationOutcome {
             Self::AlreadyGone => "already_gone",
             Self::Parked => "parked",
             Self::Busy => "busy",
+            Self::SwitchedOff => "switched_off",
             Self::NoApiToken => "no_api_token",
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",

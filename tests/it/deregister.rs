@@ -313,8 +313,9 @@ async fn a_task_in_hand_is_cancelled_before_its_runner_is_deleted() {
             runner.deregister().await.unwrap();
         }
         scene.ended(&runner).await;
-        assert_eq!(calls(&scene.gitea), ["UpdateTask", "Declare", "DELETE"]);
-        let report = scene.gitea.journal().entries().remove(0);
+        let expected = ["UpdateLog", "UpdateLog", "UpdateTask", "Declare", "DELETE"];
+        assert_eq!(calls(&scene.gitea), expected);
+        let report = scene.gitea.journal().entries().remove(2);
         assert_eq!(report.header("x-runner-uuid"), Some(&*runner.credentials.uuid));
         let state = scene.gitea.task(task).unwrap().state;
         assert_eq!(state, TaskState::Ended(TaskResult::Cancelled));

@@ -1,10 +1,12 @@
 //! `/api/v1/…`: enrollment tokens, runners, events and the status, for the commands and for programs.
 
 mod adopt;
+mod drain;
 mod events;
 mod extract;
 mod openapi;
 mod paging;
+mod prune;
 mod runners;
 mod status;
 mod tokens;
@@ -43,6 +45,8 @@ fn closed_paths() -> OpenApiRouter<Admin> {
         .routes(routes!(runners::list))
         .routes(routes!(adopt::adopt))
         .routes(routes!(runners::show, runners::deregister))
+        .routes(routes!(drain::drain))
+        .routes(routes!(prune::prune))
         .routes(routes!(events::list))
         .routes(routes!(status::show))
         .routes(routes!(openapi::document))

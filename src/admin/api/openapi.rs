@@ -149,6 +149,8 @@ mod tests {
             "GET /api/v1/tokens 200 400 401 403 429 500",
             "GET /api/v1/tokens/{id} 200 400 401 403 404 429 500",
             "POST /api/v1/runners/adopt 201 400 401 403 409 413 415 422 429 500 503",
+            "POST /api/v1/runners/prune 200 400 401 403 429 500",
+            "POST /api/v1/runners/{id}/drain 202 400 401 403 404 409 429 500 503",
             "POST /api/v1/tokens 201 400 401 403 409 413 415 422 429 500 503",
             "POST /api/v1/tokens/exchange 201 400 401 403 413 415 422 429 500 503",
             "POST /api/v1/tokens/{id}/disable 200 400 401 403 404 409 429 500 503",

@@ -114,7 +114,7 @@ pub(super) async fn deregister(
 }
 
 /// By Gitea's id, else by uuid, else by a name that only one has.
-fn find(roster: &Roster, wanted: &str) -> Result<Arc<Live>, Problem> {
+pub(super) fn find(roster: &Roster, wanted: &str) -> Result<Arc<Live>, Problem> {
     let all = roster.all();
     let matching = |fits: &dyn Fn(&Live) -> bool| -> Vec<Arc<Live>> {
         all.iter().filter(|live| fits(live)).cloned().collect()

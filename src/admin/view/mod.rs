@@ -2,6 +2,7 @@
 //! [`IssuedToken`] holds a secret.
 
 mod event;
+mod pruned;
 mod runner;
 mod status;
 mod token;
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 pub use event::Event;
+pub use pruned::PrunedRunner;
 pub use runner::{ExistingRunner, Runner};
 pub use status::{Addresses, ApiToken, EnrollmentTokens, Gitea, Status, Store};
 pub use token::{IssuedToken, NewChild, NewToken, Token};

@@ -47,7 +47,7 @@ impl Lifecycle {
             None => self.register_declared(declared).await.map_err(Trouble::no_file)?,
         };
         let mut fate = live.fate.lock().await;
-        self.call_off(&live).await.map_err(Trouble::no_file)?;
+        self.keep_declared(&live).await.map_err(Trouble::no_file)?;
         let mut told = self.tell_labels(&live, declared).await;
         if let Ok(Told::Unregistered) = told {
             let new = self.register_declared(declared).await.map_err(Trouble::no_file)?;
@@ -119,7 +119,7 @@ impl Lifecycle {
     }
 
     /// A deregistration that was begun is called off, where the settings or the broker's end began it.
-    async fn call_off(&self, live: &Live) -> Result<(), String> {
+    async fn keep_declared(&self, live: &Live) -> Result<(), String> {
         match live.state() {
             RecordState::Active | RecordState::Lost | RecordState::Parked(_) => Ok(()),
             RecordState::Deregistering(Reason::Undeclared | Reason::Shutdown | Reason::Lease) => {

@@ -59,6 +59,7 @@ impl State {
                 labels: request.labels,
                 ephemeral: request.ephemeral,
                 scope,
+                disabled: false,
                 called_ago: None,
                 reported_ago: None,
             },
@@ -89,10 +90,10 @@ impl State {
     ) -> Result<(Option<Fetched>, i64), Refusal> {
         let runner = self.authenticate(now, credentials)?;
         let (id, scope, ephemeral) = (runner.id, runner.scope.clone(), runner.ephemeral);
-        let labels = runner.labels.clone();
+        let (labels, disabled) = (runner.labels.clone(), runner.disabled);
         let latest = *self.versions.entry(scope.clone()).or_insert(1);
         let spent = ephemeral && self.tasks.values().any(|task| task.runner_id == Some(id));
-        if version == latest || spent {
+        if version == latest || spent || disabled {
             return Ok((None, latest));
         }
         let waiting = self.tasks.values_mut().find(|task| {

@@ -32,6 +32,8 @@ pub enum Route {
     GetRunner,
     /// DELETE of one runner, at any scope.
     DeleteRunner,
+    /// PATCH of one runner, at any scope.
+    PatchRunner,
     /// GET or POST of a registration token, at any scope.
     RegistrationToken,
     /// Paths that begin so, without the sub-path.

@@ -19,6 +19,7 @@ mod view;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
@@ -46,6 +47,8 @@ pub struct Options {
     pub version: String,
     /// Runners that are not known get a 401 `unauthenticated`, as later Gitea answers.
     pub real_unauthenticated: bool,
+    /// Runners can be switched off (`PATCH`), as from 1.26 on.
+    pub can_disable: bool,
     /// Header `X-Gitea-Actions-Capabilities` of Declare's answers.
     pub capabilities: Option<HeaderValue>,
 }
@@ -58,6 +61,7 @@ impl Default for Options {
             root_url: None,
             version: "1.26.0".into(),
             real_unauthenticated: false,
+            can_disable: true,
             capabilities: None,
         }
     }
@@ -217,6 +221,17 @@ impl StandInGitea {
     /// Deletes a runner, as an admin does in Gitea's pages; answers whether it was there.
     pub fn remove_runner(&self, id: i64) -> bool {
         self.shared().change(|state| state.delete_runner(&Scope::Instance, id))
+    }
+
+    /// Switches a runner off or on, as an admin does in Gitea's pages; answers whether it was there.
+    pub fn disable_runner(&self, id: i64, disabled: bool) -> bool {
+        self.shared().change(|state| state.disable_runner(&Scope::Instance, id, disabled))
+    }
+
+    /// Lets a runner's last call and its last report be that long ago.
+    pub fn silence_runner(&self, id: i64, ago: Duration) {
+        let now = self.shared().now();
+        self.shared().change(|state| state.silence_runner(now.saturating_sub(ago), id));
     }
 
     /// Id, uuid and token that the next Register gets.

@@ -1,9 +1,10 @@
 //! The REST interface: runners and registration tokens at the four places, and the version.
 
+use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::reply::{Reply, empty, not_found, query, reply};
 use super::route::{self, Place, Rest};
@@ -18,7 +19,7 @@ const PAGE: usize = 30;
 const LONGEST_PAGE: usize = 50;
 
 /// Acts and answers; `None`: the normalized path is not below `/api/v1`.
-pub(super) fn answer(shared: &Shared, head: &Parts, path: &str) -> Option<Reply> {
+pub(super) fn answer(shared: &Shared, head: &Parts, path: &str, body: &Bytes) -> Option<Reply> {
     if !path.starts_with("/api/v1/") {
         return None;
     }
@@ -28,6 +29,7 @@ pub(super) fn answer(shared: &Shared, head: &Parts, path: &str) -> Option<Reply>
     let allowed: &[&str] = match &target {
         Rest::Version | Rest::Runners(_) | Rest::LegacyRegistrationToken => &["GET"],
         Rest::RegistrationToken(_) => &["GET", "POST"],
+        Rest::Runner(..) if shared.options.can_disable => &["GET", "DELETE", "PATCH"],
         Rest::Runner(..) => &["GET", "DELETE"],
     };
     if !allowed.contains(&head.method.as_str()) {
@@ -42,11 +44,11 @@ pub(super) fn answer(shared: &Shared, head: &Parts, path: &str) -> Option<Reply>
         Rest::LegacyRegistrationToken => registration_token(shared, head, &Place::Admin),
         // Here `registration-token` is read as a runner's id.
         Rest::RegistrationToken(Place::Admin) if head.method == Method::GET => {
-            runner(shared, head, &Place::Admin, 0)
+            runner(shared, head, &Place::Admin, 0, body)
         }
         Rest::RegistrationToken(place) => registration_token(shared, head, &place),
         Rest::Runners(place) => list(shared, head, &place),
-        Rest::Runner(place, id) => runner(shared, head, &place, id),
+        Rest::Runner(place, id) => runner(shared, head, &place, id, body),
     };
     Some(common(answered.unwrap_or_else(|denied| denied_reply(shared, denied))))
 }
@@ -73,6 +75,9 @@ struct Runner {
     name: String,
     status: &'static str,
     busy: bool,
+    /// Told where runners can be switched off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disabled: Option<bool>,
     ephemeral: bool,
     labels: Vec<Label>,
 }
@@ -108,19 +113,40 @@ fn list(shared: &Shared, head: &Parts, place: &Place) -> Result<Reply, Denied> {
     let skipped = (number("page").unwrap_or(1) - 1).saturating_mul(limit);
     let all = shared.look(|state| state.runners(shared.now(), &scope));
     let total_count = all.len();
-    let runners = all.into_iter().skip(skipped).take(limit).map(Runner::from).collect();
+    let runners = all.into_iter().skip(skipped).take(limit);
+    let runners = runners.map(|view| Runner::of(shared, view)).collect();
     Ok(json(StatusCode::OK, &Runners { runners, total_count }))
 }
 
-fn runner(shared: &Shared, head: &Parts, place: &Place, id: i64) -> Result<Reply, Denied> {
+fn runner(
+    shared: &Shared,
+    head: &Parts,
+    place: &Place,
+    id: i64,
+    body: &Bytes,
+) -> Result<Reply, Denied> {
+    #[derive(Deserialize)]
+    struct Edit {
+        disabled: Option<bool>,
+    }
+
     let scope = authorized(shared, head, place)?;
     if head.method == Method::DELETE {
         let deleted = shared.change(|state| state.delete_runner(&scope, id));
         return Ok(if deleted { no_content() } else { runner_not_found(shared) });
     }
+    if head.method == Method::PATCH {
+        let Ok(Edit { disabled: Some(disabled) }) = serde_json::from_slice(body) else {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return Ok(failure(shared, status, None, "[Disabled]: Required"));
+        };
+        shared.change(|state| state.disable_runner(&scope, id, disabled));
+    }
     let shown = shared.look(|state| state.runner(shared.now(), &scope, id));
-    Ok(shown
-        .map_or_else(|| runner_not_found(shared), |view| json(StatusCode::OK, &Runner::from(view))))
+    Ok(shown.map_or_else(
+        || runner_not_found(shared),
+        |view| json(StatusCode::OK, &Runner::of(shared, view)),
+    ))
 }
 
 /// Checks the API token; answers the scope whose runners are meant.
@@ -137,14 +163,15 @@ fn authorized(shared: &Shared, head: &Parts, place: &Place) -> Result<Scope, Den
     Ok(place.scope(&user))
 }
 
-impl From<RunnerView> for Runner {
-    fn from(view: RunnerView) -> Self {
+impl Runner {
+    fn of(shared: &Shared, view: RunnerView) -> Self {
         let labels = view.labels.into_iter().enumerate();
         Self {
             id: view.id,
             name: view.name,
             status: if view.online { "online" } else { "offline" },
             busy: view.busy,
+            disabled: shared.options.can_disable.then_some(view.disabled),
             ephemeral: view.ephemeral,
             labels: labels.map(|(id, name)| Label { id, name, r#type: "custom" }).collect(),
         }

@@ -128,6 +128,9 @@ pub(super) fn is(route: &Route, method: &Method, path: &str) -> bool {
         Route::DeleteRunner => {
             method == Method::DELETE && matches!(rest(path), Some(Rest::Runner(..)))
         }
+        Route::PatchRunner => {
+            method == Method::PATCH && matches!(rest(path), Some(Rest::Runner(..)))
+        }
         Route::RegistrationToken => {
             matches!(rest(path), Some(Rest::RegistrationToken(_) | Rest::LegacyRegistrationToken))
         }

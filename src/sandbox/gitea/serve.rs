@@ -323,7 +323,7 @@ impl Host {
             return Ok(answer);
         }
         let reply = rpc::answer(&self.shared, head, path, body)
-            .or_else(|| rest::answer(&self.shared, head, path))
+            .or_else(|| rest::answer(&self.shared, head, path, body))
             .unwrap_or_else(not_found);
         let spoilt = self.suffer(head, path, When::AfterActing).await?;
         Ok(spoilt.unwrap_or(reply))

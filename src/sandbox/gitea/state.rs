@@ -64,6 +64,7 @@ pub(super) struct Runner {
     pub(super) labels: Vec<String>,
     pub(super) ephemeral: bool,
     pub(super) scope: Scope,
+    pub(super) disabled: bool,
     pub(super) called: Option<Moment>,
     pub(super) reported: Option<Moment>,
 }
@@ -213,6 +214,7 @@ impl State {
             labels: seed.labels,
             ephemeral: seed.ephemeral,
             scope: seed.scope,
+            disabled: seed.disabled,
             called: seed.called_ago.map(|ago| now.saturating_sub(ago)),
             reported: seed.reported_ago.map(|ago| now.saturating_sub(ago)),
         };
@@ -237,6 +239,24 @@ impl State {
     pub(super) fn runner(&self, now: Moment, scope: &Scope, id: i64) -> Option<RunnerView> {
         let runner = self.runners.get(&id).filter(|runner| shows(scope, &runner.scope))?;
         Some(runner.view(now))
+    }
+
+    /// A scope's latest version goes up, so that runners look for tasks again.
+    pub(super) fn disable_runner(&mut self, scope: &Scope, id: i64, disabled: bool) -> bool {
+        let Some(runner) = self.runners.get_mut(&id).filter(|runner| shows(scope, &runner.scope))
+        else {
+            return false;
+        };
+        runner.disabled = disabled;
+        *self.versions.entry(runner.scope.clone()).or_insert(1) += 1;
+        true
+    }
+
+    pub(super) fn silence_runner(&mut self, since: Moment, id: i64) {
+        if let Some(runner) = self.runners.get_mut(&id) {
+            runner.called = runner.called.map(|_| since);
+            runner.reported = runner.reported.map(|_| since);
+        }
     }
 
     /// Removes a runner; a task that it has in hand stays running for ever.
@@ -313,6 +333,7 @@ impl Runner {
             labels: self.labels.clone(),
             ephemeral: self.ephemeral,
             scope: self.scope.clone(),
+            disabled: self.disabled,
             online,
             busy: online && within(self.reported, IDLE_AFTER),
         }

@@ -29,6 +29,8 @@ pub struct RunnerSeed {
     pub ephemeral: bool,
     /// Where it serves.
     pub scope: Scope,
+    /// It gets no task.
+    pub disabled: bool,
     /// How long ago its last call was; `None`: it never called.
     pub called_ago: Option<Duration>,
     /// How long ago its last report on a task was; `None`: it never reported.
@@ -46,6 +48,7 @@ impl Default for RunnerSeed {
             labels: vec!["host".into()],
             ephemeral: false,
             scope: Scope::Instance,
+            disabled: false,
             called_ago: None,
             reported_ago: None,
         }
@@ -71,6 +74,8 @@ pub struct RunnerView {
     pub ephemeral: bool,
     /// Where it serves.
     pub scope: Scope,
+    /// It gets no task.
+    pub disabled: bool,
     /// It called within the last minute.
     pub online: bool,
     /// It is online and reported on a task within the last ten seconds.
