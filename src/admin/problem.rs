@@ -221,6 +221,9 @@ impl From<DeregisterError> for Problem {
             DeregisterError::NotTold | DeregisterError::NotMoved => {
                 (StatusCode::CONFLICT, NOT_TOLD, "Too little is known of the runner yet")
             }
+            DeregisterError::Lost => {
+                (StatusCode::CONFLICT, "lost", "Gitea does not know the runner")
+            }
             DeregisterError::SwitchedOff => {
                 (StatusCode::CONFLICT, "switched-off", "An admin has switched the runner off")
             }

@@ -4,6 +4,8 @@
 //! runner is deleted only after its own credentials have named the same id, and is taken for gone only
 //! where Gitea does not know those credentials.
 
+use super::runner::{Reason, RecordState};
+
 /// What Gitea said to a Declare with the runner's own credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
@@ -54,9 +56,44 @@ pub fn after_delete(deletion: Deletion, again: Option<Proof>) -> Step {
     }
 }
 
+/// What it means that Gitea did not know a runner before anything was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// It is gone, for this reason.
+    Gone(Reason),
+    /// Nobody here had it deleted: that may be a mistake of Gitea's, and is settled apart.
+    Lost,
+}
+
+/// `before`: where the record stood when this attempt began. One whose deletion was begun earlier may have
+/// been deleted then, by an answer that was lost.
+#[must_use]
+pub fn absence(reason: Reason, before: RecordState, ephemeral: bool) -> Absence {
+    match reason.is_revivable() {
+        true if ephemeral => Absence::Gone(Reason::Ephemeral),
+        true if before != RecordState::Deregistering(reason) => Absence::Lost,
+        _ => Absence::Gone(reason),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_not_sent_away_is_lost_and_not_taken_for_gone() {
+        let begun = RecordState::Deregistering;
+        for reason in [Reason::Lease, Reason::Shutdown] {
+            assert_eq!(absence(reason, RecordState::Active, false), Absence::Lost);
+            assert_eq!(absence(reason, begun(reason), false), Absence::Gone(reason));
+            for before in [RecordState::Active, begun(reason)] {
+                assert_eq!(absence(reason, before, true), Absence::Gone(Reason::Ephemeral));
+            }
+        }
+        for reason in [Reason::Runner, Reason::Admin, Reason::Revoked, Reason::Drain] {
+            assert_eq!(absence(reason, RecordState::Active, false), Absence::Gone(reason));
+        }
+    }
 
     #[test]
     fn only_the_same_id_is_deleted() {

@@ -14,6 +14,8 @@ pub struct Candidate {
     pub id: i64,
     /// What it does.
     pub presence: Presence,
+    /// Where it is lost: that is certain.
+    pub dead: bool,
     /// It dials Gitea itself, and there is no API token to ask Gitea about it with.
     pub unseen: bool,
 }
@@ -50,7 +52,8 @@ pub fn spared(runner: &Candidate) -> Option<Spared> {
     match runner.state {
         RecordState::Parked(_) | RecordState::Ended(_) => Some(Spared::Resting),
         RecordState::Deregistering(_) => Some(Spared::Leaving),
-        RecordState::Lost => Some(Spared::Lost),
+        RecordState::Lost if !runner.dead => Some(Spared::Lost),
+        RecordState::Lost => None,
         RecordState::Active if runner.presence == Presence::Busy => Some(Spared::Busy),
         RecordState::Active if runner.origin == Origin::Declared => Some(Spared::Declared),
         RecordState::Active if runner.id == 0 => Some(Spared::Unidentified),
@@ -103,14 +106,16 @@ mod tests {
         origin: Origin::Enrolled,
         id: 7,
         presence: Presence::Gone,
+        dead: false,
         unseen: false,
     };
 
     #[test]
-    fn a_lease_ends_for_active_runners_of_ours_alone() {
+    fn a_lease_ends_for_active_and_dead_runners_of_ours_alone() {
         assert_eq!(spared(&GONE), None);
         assert_eq!(spared(&Candidate { presence: Presence::Idle, ..GONE }), None, "never spoke");
         assert_eq!(spared(&Candidate { origin: Origin::Adopted, ..GONE }), None);
+        assert_eq!(spared(&Candidate { state: RecordState::Lost, dead: true, ..GONE }), None);
         for (candidate, why) in [
             (Candidate { presence: Presence::Busy, ..GONE }, Spared::Busy),
             (Candidate { origin: Origin::Declared, ..GONE }, Spared::Declared),

@@ -2,25 +2,38 @@
 //! file. What fails on the way is tried again in the background and at the next start.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::timeout;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
+
+mod cancel;
+mod error;
+
+pub use error::DeregisterError;
+pub(super) use error::{call_failed, rest_failed};
 
 use super::Lifecycle;
 use super::roster::Live;
 use super::tokens::By;
-use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_delete};
-use crate::broker::{Credentials, Event, Intent, Origin, Reason, RecordState, What};
-use crate::gitea::{CallError, DeleteAnswer, RestError, token_scope};
+use crate::broker::deregistration::{
+    Absence, Deletion, Proof, Step, absence, after_delete, before_delete,
+};
+use crate::broker::{Event, Origin, Reason, RecordState, What};
+use crate::gitea::{DeleteAnswer, token_scope};
 use crate::store::StoreError;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 
 /// How long a poll may be on its way: a runner gives it this time.
 const POLL_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the last line of a task's log may take: it is good to have, no more.
-const LOG_LIMIT: Duration = Duration::from_secs(2);
+/// What a deletion found.
+enum Found {
+    /// Gitea did not know the runner, before anything was deleted.
+    WasGone,
+    /// It is gone now.
+    Now(Outcome),
+}
 
 /// What happens to a runner with a task in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,57 +42,6 @@ pub enum Force {
     LeaveBusy,
     /// Its task is reported as cancelled first: one that is just deleted strands its task.
     CancelTask,
-}
-
-/// Why a runner is still registered.
-#[derive(Debug, thiserror::Error)]
-pub enum DeregisterError {
-    /// Nothing to delete it with.
-    #[error(
-        "the broker has no Gitea API token, so it cannot delete the runner in Gitea: set \
-         gitea.api_token_file (GITEA_API_TOKEN_FILE) to a token with scope {0}, or delete the runner \
-         on Gitea's page"
-    )]
-    NoApiToken(&'static str),
-    /// Deleting it would strand its task.
-    #[error("the runner has {} in hand: wait for its end, or have the task cancelled", task(*.0))]
-    Busy(Option<i64>),
-    /// It was adopted, and Gitea has not told its id.
-    #[error(
-        "Gitea's id of this runner is not known yet: it is told when the runner declares itself (restart \
-         the runner)"
-    )]
-    NotTold,
-    /// It was adopted ahead, and may be at work straight at Gitea.
-    #[error("the runner was adopted and has not called through the broker yet: it is kept")]
-    NotMoved,
-    /// An admin switched it off in Gitea; registered anew, it would be switched on.
-    #[error(
-        "an admin has switched the runner off in Gitea, so it is left there: switch it on, or delete \
-         it with `runner-broker runner deregister`"
-    )]
-    SwitchedOff,
-    /// Gitea said no, or something else than expected.
-    #[error("{0}")]
-    Refused(String),
-    /// Gitea cannot be asked at the moment; the broker tries again by itself.
-    #[error("Gitea cannot be asked at the moment ({0}); the broker tries again by itself")]
-    Unreachable(String),
-    /// The record cannot be changed.
-    #[error("{0}")]
-    Store(#[from] StoreError),
-}
-
-impl DeregisterError {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Self::NoApiToken(_) => Outcome::NoApiToken,
-            Self::Busy(_) => Outcome::Busy,
-            Self::SwitchedOff => Outcome::SwitchedOff,
-            Self::NotTold | Self::NotMoved | Self::Refused(_) | Self::Store(_) => Outcome::Refused,
-            Self::Unreachable(_) => Outcome::Unreachable,
-        }
-    }
 }
 
 impl Lifecycle {
@@ -185,6 +147,9 @@ impl Lifecycle {
             Ok(None) => info!(runner, id, "runner came back in time: it stays registered"),
             Err(error) => {
                 self.metrics.deregistration(reason, error.outcome());
+                if matches!(error, DeregisterError::Lost) {
+                    return;
+                }
                 if live.complain(error.to_string()) {
                     warn!(runner, id, reason = reason_word, %error, "runner is still registered");
                 } else {
@@ -203,6 +168,9 @@ impl Lifecycle {
         by: By,
     ) -> Result<Option<Outcome>, DeregisterError> {
         spare_adopted(live, reason)?;
+        if live.is_lost() && reason.is_revivable() {
+            return self.settle_lost(live, by).await;
+        }
         if matches!(reason, Reason::Drain | Reason::Revoked) {
             self.switch_off(live).await;
         }
@@ -222,8 +190,16 @@ impl Lifecycle {
         }
         self.desk.forget(live.record_id);
 
-        let deleted = match self.delete_in_gitea(live, reason, force).await {
-            Ok(Some(outcome)) => outcome,
+        let (reason, deleted) = match self.delete_in_gitea(live, reason, force).await {
+            Ok(Some(Found::WasGone)) => match absence(reason, before, live.ephemeral) {
+                Absence::Gone(reason) => (reason, Outcome::AlreadyGone),
+                Absence::Lost => {
+                    self.spare(live).await?;
+                    self.note_lost(live);
+                    return Err(DeregisterError::Lost);
+                }
+            },
+            Ok(Some(Found::Now(outcome))) => (reason, outcome),
             Ok(None) => {
                 self.spare(live).await?;
                 return Ok(None);
@@ -270,8 +246,16 @@ impl Lifecycle {
         }
         self.cancel_tasks(live, reason).await?;
         if reason == Reason::Lease && self.prove(live).await? == Proof::Unregistered {
-            self.end(live, reason, by).await?;
-            return Ok(Outcome::AlreadyGone);
+            return match absence(reason, live.state(), live.ephemeral) {
+                Absence::Gone(reason) => {
+                    self.end(live, reason, by).await?;
+                    Ok(Outcome::AlreadyGone)
+                }
+                Absence::Lost => {
+                    self.note_lost(live);
+                    Err(DeregisterError::Lost)
+                }
+            };
         }
         self.park(live, reason, by).await
     }
@@ -345,34 +329,13 @@ impl Lifecycle {
         })
     }
 
-    async fn cancel_tasks(&self, live: &Live, reason: Reason) -> Result<(), DeregisterError> {
-        for task in live.tasks() {
-            let credentials = &live.upstream().credentials;
-            live.note(|activity| activity.spoken_for(Instant::now()));
-            let line = format!("cancelled by runner-broker: {}", because(reason));
-            let logged = timeout(LOG_LIMIT, self.gitea.end_log(credentials, task, &line)).await;
-            if !matches!(logged, Ok(Ok(()))) {
-                debug!(id = live.id(), task, ?logged, "the task's log does not say why it ends");
-            }
-            match self.gitea.report_cancelled(credentials, task).await {
-                Ok(()) => {
-                    live.note(|activity| activity.done_with(task));
-                    info!(id = live.id(), task, "task reported as cancelled");
-                }
-                Err(CallError::Unregistered) => return Ok(()),
-                Err(error) => return Err(call_failed(error)),
-            }
-        }
-        Ok(())
-    }
-
     /// Rule: before a runner is deleted, its own credentials name the same id.
     async fn delete_in_gitea(
         &self,
         live: &Live,
         reason: Reason,
         force: Force,
-    ) -> Result<Option<Outcome>, DeregisterError> {
+    ) -> Result<Option<Found>, DeregisterError> {
         if !self.look(live, reason).await? {
             return Ok(None);
         }
@@ -387,7 +350,7 @@ impl Lifecycle {
         };
         match before_delete(proof, id) {
             Step::Delete => {}
-            Step::Gone => return Ok(Some(Outcome::AlreadyGone)),
+            Step::Gone => return Ok(Some(Found::WasGone)),
             Step::OtherId(other) => {
                 return Err(DeregisterError::Refused(format!(
                     "Gitea now knows this runner by id {other}, the record says {id}: was Gitea \
@@ -413,8 +376,8 @@ impl Lifecycle {
             Deletion::NotFound => Some(self.prove(live).await?),
         };
         match after_delete(deletion, again) {
-            Step::Gone if deletion == Deletion::Deleted => Ok(Some(Outcome::Deleted)),
-            Step::Gone => Ok(Some(Outcome::AlreadyGone)),
+            Step::Gone if deletion == Deletion::Deleted => Ok(Some(Found::Now(Outcome::Deleted))),
+            Step::Gone => Ok(Some(Found::Now(Outcome::AlreadyGone))),
             _ => Err(self.not_permitted(live)),
         }
     }
@@ -427,70 +390,6 @@ impl Lifecycle {
             token_scope(&live.scope),
             live.scope
         ))
-    }
-
-    pub(super) async fn prove(&self, live: &Live) -> Result<Proof, DeregisterError> {
-        // Declare replaces the labels, so the runner's own last ones go along.
-        let record = live.record();
-        live.note(|activity| activity.spoken_for(Instant::now()));
-        match self
-            .gitea
-            .declare(&live.upstream().credentials, &record.version, &record.labels)
-            .await
-        {
-            Ok(runner) => Ok(Proof::Id(runner.id)),
-            Err(CallError::Unregistered) => Ok(Proof::Unregistered),
-            Err(error) => Err(call_failed(error)),
-        }
-    }
-
-    /// Gitea registered a runner that cannot be kept: it is deleted again, or left to be settled by its
-    /// intent, which is still in the store.
-    pub(super) async fn roll_back(&self, intent: Intent, credentials: &Credentials) {
-        if self.roster.all().iter().any(|live| live.upstream().credentials.uuid == credentials.uuid)
-        {
-            error!(
-                id = credentials.id,
-                "Gitea's answer names a runner that registered before, which is left alone: does \
-                 something in front of Gitea repeat its answers?"
-            );
-            return self.add_unsettled(intent, Instant::now());
-        }
-        match self.gitea.delete_runner(&intent.scope, credentials.id).await {
-            Ok(DeleteAnswer::Deleted) => {
-                self.metrics.deregistration(Reason::Rollback, Outcome::Deleted);
-                self.note_removed(&intent, credentials.id, Reason::Rollback);
-                if let Err(error) = self.store.drop_intent(&intent.nonce).await {
-                    error!(%error, "the store did not let go of a registration that was undone");
-                    self.add_unsettled(intent, Instant::now());
-                }
-            }
-            answer => {
-                self.metrics.deregistration(Reason::Rollback, Outcome::Unreachable);
-                warn!(
-                    runner = intent.key.name,
-                    id = credentials.id,
-                    label = intent.label(),
-                    answer = %match answer {
-                        Err(error) => error.to_string(),
-                        Ok(_) => "not found".to_owned(),
-                    },
-                    "the registration could not be undone yet"
-                );
-                self.add_unsettled(intent, Instant::now());
-            }
-        }
-    }
-
-    /// Notes that a runner without a record is gone from Gitea.
-    pub(super) fn note_removed(&self, intent: &Intent, id: i64, reason: Reason) {
-        self.note_event(Event {
-            token_id: (!intent.key.parent_id.is_empty()).then(|| intent.key.parent_id.clone()),
-            runner_id: Some(id),
-            runner: Some(intent.key.name.clone()),
-            detail: reason.as_str().into(),
-            ..Event::now("broker", What::RunnerDeregistered)
-        });
     }
 
     /// What the settings say of busy runners at shutdown.
@@ -532,47 +431,5 @@ fn spare_busy(live: &Live, force: Force) -> Result<(), DeregisterError> {
     match (force, live.tasks().first()) {
         (Force::LeaveBusy, Some(&task)) => Err(DeregisterError::Busy(Some(task))),
         _ => Ok(()),
-    }
-}
-
-fn task(id: Option<i64>) -> String {
-    match id {
-        Some(id) => format!("task {id}"),
-        None => "a task, which it reports on to Gitea itself,".into(),
-    }
-}
-
-/// For the log of a task that is cancelled.
-fn because(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Runner => "the runner left",
-        Reason::Shutdown => "the broker ends, and shutdown.busy is \"cancel\"",
-        Reason::Drain => "the time to drain the runner is over, and shutdown.busy is \"cancel\"",
-        _ => "the runner is deregistered",
-    }
-}
-
-fn call_failed(error: CallError) -> DeregisterError {
-    match error {
-        CallError::Unreachable(error) => DeregisterError::Unreachable(error.to_string()),
-        CallError::Unregistered => {
-            DeregisterError::Refused("Gitea does not know the runner".into())
-        }
-        CallError::Refused(error) => DeregisterError::Unreachable(format!(
-            "Gitea answered {}: {}",
-            error.code.as_str(),
-            error.message
-        )),
-        CallError::Garbage(text) => DeregisterError::Unreachable(text),
-    }
-}
-
-pub(super) fn rest_failed(error: RestError) -> DeregisterError {
-    match error {
-        RestError::Unreachable(error) => DeregisterError::Unreachable(error.to_string()),
-        RestError::Unexpected(..) => DeregisterError::Unreachable(error.to_string()),
-        RestError::NoToken { .. }
-        | RestError::Unauthorized { .. }
-        | RestError::Forbidden { .. } => DeregisterError::Refused(error.to_string()),
     }
 }

@@ -61,16 +61,16 @@ impl Lifecycle {
             if !fits(&live.record(), &newcomer(intent)) || live.is_polling() {
                 continue;
             }
-            let credentials = &live.upstream().credentials;
+            let id = live.id();
             // The same labels as before, so nothing is changed but the version.
-            match self.gitea.declare(credentials, &intent.version, &intent.key.labels).await {
-                Ok(runner) if runner.id == credentials.id => {
+            match self.declare_as(live, &intent.version, &intent.key.labels).await {
+                Ok(runner) if runner.id == id => {
                     fault::point("hand-on-proved");
                     return Some((live, fate));
                 }
                 Ok(runner) => {
                     warn!(
-                        id = credentials.id,
+                        id,
                         named = runner.id,
                         "parked runner not handed on: Gitea knows it by another id; was it restored from \
                          a backup?"
@@ -79,7 +79,7 @@ impl Lifecycle {
                 }
                 Err(CallError::Unregistered) => self.end_parked(live).await,
                 Err(error) => {
-                    debug!(%error, id = credentials.id, "parked runner not handed on");
+                    debug!(%error, id, "parked runner not handed on");
                     return None;
                 }
             }
@@ -167,6 +167,8 @@ impl Lifecycle {
         fault::point("credentials-stored");
         self.enrollment.joined(&record.parent_id);
         let live = self.roster.take_over(parked, record);
+        // By the proof, and by the earlier holder perhaps.
+        live.note(|activity| activity.spoken_for(registered));
         info!(
             runner = intent.key.name,
             id = live.id(),

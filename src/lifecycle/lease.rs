@@ -126,6 +126,11 @@ impl Lifecycle {
                     }
                     continue;
                 }
+                // It may be certain soon.
+                Some(Spared::Lost) => {
+                    next = next.min(now + self.timing.lost);
+                    continue;
+                }
                 Some(_) => continue,
             }
             tried.push(live.record_id);
@@ -217,6 +222,7 @@ impl Lifecycle {
             origin: live.origin,
             id: live.id(),
             presence: live.presence(),
+            dead: self.is_dead(live),
             unseen: self.is_unseen(live),
         })
     }

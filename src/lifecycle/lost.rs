@@ -12,6 +12,7 @@ use super::adopt::Stranger;
 use super::deregister::DeregisterError;
 use super::tokens::By;
 use super::{Lifecycle, Live};
+use crate::broker::deregistration::Proof;
 use crate::broker::lost::{Lost, Verdict};
 use crate::broker::{Event, Reason, RecordState, What};
 use crate::connect::{Code, ConnectError};
@@ -31,6 +32,13 @@ impl Lifecycle {
             && !self.is_draining()
             && let Ok(_fate) = timeout(A_WRITE, live.fate.lock()).await
         {
+            // It was deleted, and the broker died or Gitea's answer was lost before that was written down.
+            if let Some(reason) = live.take_leaving() {
+                if let Err(error) = self.end(live, reason, By::broker()).await {
+                    error!(%error, id = live.id(), "the store did not take that a runner had been deleted");
+                }
+                return not_yet();
+            }
             self.note_lost(live);
         }
         match live.state() {
@@ -49,7 +57,7 @@ impl Lifecycle {
 
     /// Gitea accepted a call of a known runner.
     pub fn accepted(&self, live: &Live) {
-        if !live.is_lost() || !live.shift(RecordState::Lost, RecordState::Active) {
+        if !live.accepted() || !live.shift(RecordState::Lost, RecordState::Active) {
             return;
         }
         self.lost().remove(live.record_id, Instant::now());
@@ -82,7 +90,7 @@ impl Lifecycle {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_lost(&self, live: &Live) {
+    pub(super) fn note_lost(&self, live: &Live) {
         if !live.shift(RecordState::Active, RecordState::Lost) {
             return;
         }
@@ -107,8 +115,8 @@ impl Lifecycle {
             error!(
                 "Gitea does not know several runners at once, so Gitea is in doubt and none of them is removed: \
                  is gitea.url the right Gitea, and was it restored from a backup? Runners that it knows again \
-                 go on by themselves. If the others are gone for good, end them with `runner-broker runner \
-                 deregister` or `runner-broker runner prune --yes`, remove their .runner files (the lines \
+                 go on by themselves. If the others are gone for good, end each with `runner-broker runner \
+                 deregister`, remove their .runner files (the lines \
                  above name those that the broker wrote) and register them anew"
             );
         }
@@ -144,6 +152,30 @@ impl Lifecycle {
                 }
             }
         });
+    }
+
+    /// A lost runner is gone, and its lease is over or the broker ends. `None`: Gitea knows it after all.
+    pub(super) async fn settle_lost(
+        &self,
+        live: &Arc<Live>,
+        by: By,
+    ) -> Result<Option<Outcome>, DeregisterError> {
+        match self.prove(live).await? {
+            Proof::Id(_) => {
+                self.accepted(live);
+                Ok(None)
+            }
+            Proof::Unregistered if self.verdict(live) == Verdict::Dead => {
+                self.end(live, Reason::Lost, by).await?;
+                Ok(Some(Outcome::AlreadyGone))
+            }
+            Proof::Unregistered => Err(DeregisterError::Lost),
+        }
+    }
+
+    /// Whether one that is lost is to go, as far as that can be told without asking anybody.
+    pub(super) fn is_dead(&self, live: &Live) -> bool {
+        self.verdict(live) == Verdict::Dead
     }
 
     /// Ends its record, even where its caller goes away. Returns whether it has ended.

@@ -189,8 +189,7 @@ impl Lifecycle {
     async fn declare_labels(&self, live: &Live) -> bool {
         for _ in 0..DECLARES {
             let record = live.record();
-            let credentials = &live.upstream().credentials;
-            match self.gitea.declare(credentials, &record.version, &record.labels).await {
+            match self.declare_as(live, &record.version, &record.labels).await {
                 Ok(_) => {}
                 // The runner's next call brings that to light.
                 Err(CallError::Unregistered) => return true,

@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 
 use crate::broker::succession::Pause;
 use crate::broker::{
-    Activity, Credentials, Origin, Presence, Record, RecordId, RecordState, Shown,
+    Activity, Credentials, Origin, Presence, Reason, Record, RecordId, RecordState, Shown,
 };
 use crate::config::Scope;
 use crate::store::Touch;
@@ -92,6 +92,9 @@ struct Inner {
     state_touched: bool,
     /// Why it could not be deregistered the last time.
     complaint: Option<String>,
+    /// Why it was about to be deregistered when it spoke, until Gitea has accepted a call of it: it may be
+    /// deleted already.
+    leaving: Option<Reason>,
 }
 
 impl Live {
@@ -111,6 +114,7 @@ impl Live {
                 touched: false,
                 state_touched: false,
                 complaint: None,
+                leaving: None,
             }),
         }
     }
@@ -178,9 +182,11 @@ impl Live {
             inner.record.spoke = true;
             inner.record.delivered = true;
         }
-        if stays
-            && matches!(inner.record.state, RecordState::Deregistering(why) if why.is_revivable())
+        if let RecordState::Deregistering(why) = inner.record.state
+            && stays
+            && why.is_revivable()
         {
+            inner.leaving = Some(why);
             inner.record.state = RecordState::Active;
             inner.state_touched = true;
         }
@@ -274,6 +280,18 @@ impl Live {
             inner.state_touched = true;
         }
         shifts
+    }
+
+    /// Gitea has accepted a call of it. Returns whether it was lost.
+    pub(super) fn accepted(&self) -> bool {
+        let mut inner = self.inner();
+        inner.leaving = None;
+        inner.record.state == RecordState::Lost
+    }
+
+    /// Why it was about to be deregistered when it spoke, where Gitea has accepted no call of it since.
+    pub(super) fn take_leaving(&self) -> Option<Reason> {
+        self.inner().leaving.take()
     }
 
     /// Whether Gitea says that it does not know it.

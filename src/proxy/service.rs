@@ -52,27 +52,12 @@ impl Proxy {
         let (Class::Plain(route) | Class::Disguised(route)) = class;
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
         let live = connection.heard(&request);
-        if let (Class::Plain(route), Some(live)) = (class, &live)
-            && live.is_resting()
-            && !matches!(route, Route::Register | Route::Deregister)
-        {
-            let peer = self.peer(&connection, request.headers());
-            if let Err(error) = self.lifecycle.wake(live, peer).await {
-                let response = refuse(error);
-                self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
-                return Ok(response);
-            }
-        }
         // The two that never go to Gitea are told apart by what they carry.
-        if live.is_none()
+        if let Class::Plain(route) = class
             && !matches!(route, Route::Register | Route::Deregister)
-            && self.is_anothers(request.headers())
+            && let Err(error) = self.may_pass(&connection, request.headers(), live.as_ref()).await
         {
-            let response = refuse(ConnectError::new(
-                Code::Unauthenticated,
-                "this runner left, and its place was given to another: remove its .runner file and register it \
-                 anew",
-            ));
+            let response = refuse(error);
             self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
             return Ok(response);
         }
@@ -106,10 +91,28 @@ impl Proxy {
         Ok(response)
     }
 
-    /// Whether a stranger shows what Gitea knows another runner by: it had that before.
-    fn is_anothers(&self, headers: &HeaderMap) -> bool {
-        let uuid = headers.get("x-runner-uuid").and_then(|uuid| uuid.to_str().ok());
-        uuid.is_some_and(|uuid| self.lifecycle.roster.is_apart(uuid))
+    /// One that rests is woken first, where it may be. Nobody passes who shows what is another's by now.
+    async fn may_pass(
+        &self,
+        connection: &Connection,
+        headers: &HeaderMap,
+        live: Option<&Arc<Live>>,
+    ) -> Result<(), ConnectError> {
+        let Some(live) = live else {
+            let uuid = headers.get("x-runner-uuid").and_then(|uuid| uuid.to_str().ok());
+            return match uuid.is_some_and(|uuid| self.lifecycle.roster.is_apart(uuid)) {
+                false => Ok(()),
+                true => Err(ConnectError::new(
+                    Code::Unauthenticated,
+                    "this runner left, and its place was given to another: remove its .runner file and \
+                     register it anew",
+                )),
+            };
+        };
+        match live.is_resting() {
+            false => Ok(()),
+            true => self.lifecycle.wake(live, self.peer(connection, headers)).await,
+        }
     }
 
     /// A task that is handed out to a runner on its way out would be stranded.

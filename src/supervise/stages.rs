@@ -20,6 +20,9 @@ use super::events::{Events, Message, Outcome, is_stop};
 use crate::credential::RunnerFile;
 use crate::enroll::{self, JoinError, Peer, Standing, Wanted};
 
+/// Between two questions after a runner that has ended.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// What a stage waits for.
 enum Event {
     Signal(i32),
@@ -204,10 +207,17 @@ impl Stages {
             Ended::Signal(_) => return false,
             Ended::Exit(_) => self.ask(runner),
         }
-        let until = self.ended_at + self.deadline;
+        // The other half is for deregistering.
+        let until = self.ended_at + self.deadline / 2;
+        let mut again = None;
         loop {
-            match self.next(Some(until)) {
+            match self.next(Some(again.map_or(until, |at: Instant| at.min(until)))) {
+                // A broker that has just heard of it does not say so at once.
+                Event::Done(Outcome::Standing(Standing::Unclear(_))) => {
+                    again = Some(Instant::now() + ASK_AGAIN);
+                }
                 Event::Done(Outcome::Standing(standing)) => return standing == Standing::Unknown,
+                Event::Time if again.take().is_some() && Instant::now() < until => self.ask(runner),
                 Event::Signal(signal) if is_stop(signal) => {
                     self.stops += 1;
                     return false;

@@ -72,14 +72,6 @@ impl Scene {
         self.broker.lifecycle.roster.all().iter().map(|live| live.state()).collect()
     }
 
-    /// Nothing was done: the runner is in Gitea, its record and its file are there.
-    fn untouched(&self, runner: &Runner) {
-        assert_eq!(deletions(&self.gitea), 0);
-        assert!(self.gitea.runner(runner.credentials.id).is_some());
-        assert_eq!(self.states(), [RecordState::Active]);
-        assert!(self.site.runner_file(&runner.name).exists());
-    }
-
     /// It was not deregistered, and the broker keeps at it.
     fn pending(&self, runner: &Runner) {
         assert!(self.gitea.runner(runner.credentials.id).is_some());

@@ -1,6 +1,7 @@
 //! Runners that come, go, fall silent and speak again in any order: no two of them share an identity.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use runner_broker::broker::Reason;
 use runner_broker::sandbox::runner::Runner;
@@ -70,6 +71,9 @@ async fn schedule(seed: u64, api_token: bool) {
             }
             (5..=7, Some(Now::Up)) => {
                 let reason = [Reason::Lease, Reason::Shutdown][dice.below(2)];
+                // The broker may have been away when it last spoke: Gitea must not show it as online.
+                let id = live_of(&broker, &runners[one].0).unwrap().id();
+                gitea.silence_runner(id, Duration::from_secs(120));
                 take_for_gone(&broker, &runners[one].0, reason).await;
                 runners[one].1 = Now::TakenForGone;
             }

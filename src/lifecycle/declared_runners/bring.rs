@@ -145,8 +145,7 @@ impl Lifecycle {
     async fn tell_labels(&self, live: &Live, declared: &DeclaredRunner) -> Result<Told, String> {
         let (record, labels) = (live.record(), declared.bare_labels());
         let id = live.id();
-        let credentials = &live.upstream().credentials;
-        match self.gitea.declare(credentials, &record.version, &labels).await {
+        match self.declare_as(live, &record.version, &labels).await {
             Ok(runner) if runner.id == id => {}
             Ok(runner) => {
                 return Err(format!(
