@@ -40,6 +40,7 @@ pub struct Activity {
     /// The last call with its credentials that the broker passed on or made: for a while after it, that
     /// Gitea shows the runner online says nothing about what it does elsewhere.
     passed: Option<Instant>,
+    called_here: bool,
     spoke: bool,
     tasks: Vec<Task>,
     /// When Gitea last showed it busy, with a task that the broker does not know.
@@ -73,6 +74,7 @@ impl Activity {
             heard: now,
             call: None,
             passed: None,
+            called_here: false,
             spoke,
             busy_elsewhere: None,
             tasks: tasks.iter().map(|&id| Task { id, reported: now }).collect(),
@@ -84,7 +86,14 @@ impl Activity {
         self.heard = now;
         self.call = Some(now);
         self.passed = Some(now);
+        self.called_here = true;
         !std::mem::replace(&mut self.spoke, true)
+    }
+
+    /// Whether it made a call through the broker since the broker knows it: then it dials no other place.
+    #[must_use]
+    pub fn called_here(&self) -> bool {
+        self.called_here
     }
 
     /// The broker made a call with its credentials.

@@ -229,7 +229,7 @@ impl Lifecycle {
 
     /// Whether nothing can be known of what a runner does.
     pub(super) fn is_unseen(&self, live: &Live) -> bool {
-        !live.spoke()
+        !live.called_here()
             && self.gitea.tokens().api.is_none()
             && runner_file::dial_elsewhere(&self.settings.load())
     }

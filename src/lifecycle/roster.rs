@@ -354,6 +354,12 @@ impl Live {
         self.inner().activity.spoke()
     }
 
+    /// Whether it made a call through the broker since the broker started.
+    #[must_use]
+    pub fn called_here(&self) -> bool {
+        self.inner().activity.called_here()
+    }
+
     /// Ids of the tasks in hand.
     #[must_use]
     pub fn tasks(&self) -> Vec<i64> {

@@ -122,6 +122,7 @@ fn stacks_that_come_and_go_leave_no_dead_runner() {
         let api_token = with_api_token.then(|| gitea.access_token(BROKER_SCOPES));
         let mut broker = Broker::new(&gitea, &gitea.registration_token(), api_token.as_deref());
         broker.set("LEASE__EXPIRE_AFTER", "1s");
+        broker.set("CREDENTIALS__ADDRESS", "broker");
         broker.up();
         for round in 0..3 {
             let mut runners: Vec<_> =
@@ -143,6 +144,8 @@ fn a_paused_runner_comes_back_beside_the_one_who_has_its_identity() {
     let gitea = Gitea::start("");
     let mut broker = Broker::new(&gitea, &gitea.registration_token(), None);
     broker.set("LEASE__EXPIRE_AFTER", "1s");
+    // On loopback the broker takes its runners for such as dial Gitea themselves.
+    broker.set("CREDENTIALS__ADDRESS", "broker");
     broker.up();
     let mut sleeper = joined(&broker, "sleeper");
     // Its process ends, as that of a machine that sleeps: its file stays.
@@ -223,7 +226,6 @@ fn a_declared_runner_starts_with_its_file_alone() {
     let declared =
         |label: &str| format!("[[runners]]\nname = \"one\"\nlabels = [\"{label}:host\"]\n");
     broker.write_settings(&declared("other"));
-    broker.set("CREDENTIALS__ADDRESS", "broker");
     broker.up();
     wait_until("it is registered", || labels(&gitea) == [["other"]]);
     wait_until("its file is there", || broker.runner_file("one").exists());
