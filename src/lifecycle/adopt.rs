@@ -178,13 +178,16 @@ impl Lifecycle {
             labels: Vec::new(),
             version: String::new(),
             ephemeral: false,
+            parent_id: String::new(),
             peer,
             dialled,
             spoke: true,
         };
-        if let Some(Record { presented, name, labels, version, ephemeral, .. }) = before.clone() {
+        if let Some(Record { presented, name, labels, version, ephemeral, parent_id, .. }) =
+            before.clone()
+        {
             new.credentials.id = presented.id;
-            new = Adopted { name, labels, version, ephemeral, ..new };
+            new = Adopted { name, labels, version, ephemeral, parent_id, ..new };
         }
         if let Some(told) = told {
             new.credentials.id = told.id;
@@ -193,6 +196,8 @@ impl Lifecycle {
         let live = self.keep_adopted(new, "runner", Some(peer)).await?;
         drop(turn);
         live.called(std::time::Instant::now(), true);
+        // The token that it came by may have been withdrawn meanwhile.
+        self.revoke_landed(&live).await;
         if let Some(RecordState::Ended(reason)) = before.map(|record| record.state) {
             warn!(
                 id = live.id(),
@@ -277,6 +282,7 @@ impl Lifecycle {
             labels,
             version: String::new(),
             ephemeral,
+            parent_id: String::new(),
             peer: by.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             dialled: None,
             spoke: false,

@@ -105,8 +105,9 @@ impl Lifecycle {
                     return Ok(Some(Outcome::Parked));
                 }
                 state if again && state != RecordState::Deregistering(reason) => return Ok(None),
-                // The broker's end is the weakest reason: who was sent away before does not come back.
-                RecordState::Deregistering(earlier) if reason == Reason::Shutdown => earlier,
+                // That it is taken for gone is the weakest reason: who was sent away before does not come
+                // back.
+                RecordState::Deregistering(earlier) if reason.is_revivable() => earlier,
                 _ => reason,
             };
             let result = this.delete(&live, reason, force, by).await;
@@ -161,7 +162,7 @@ impl Lifecycle {
 
     /// `None`: the runner came back in time.
     async fn delete(
-        &self,
+        self: &Arc<Self>,
         live: &Arc<Live>,
         reason: Reason,
         force: Force,
@@ -176,7 +177,7 @@ impl Lifecycle {
         }
         spare_busy(live, force)?;
         if self.gitea.tokens().api.is_none() {
-            return self.without_api_token(live, reason, by).await.map(Some);
+            return self.without_api_token(live, reason, by).await;
         }
         let before = live.state();
         let state = RecordState::Deregistering(reason);
@@ -238,7 +239,7 @@ impl Lifecycle {
         live: &Arc<Live>,
         reason: Reason,
         by: By,
-    ) -> Result<Outcome, DeregisterError> {
+    ) -> Result<Option<Outcome>, DeregisterError> {
         // One that may be well alive must not become another's.
         let unseen = reason.is_revivable() && self.is_unseen(live);
         if !Self::parks(reason) || unseen {
@@ -249,7 +250,7 @@ impl Lifecycle {
             return match absence(reason, live.state(), live.ephemeral) {
                 Absence::Gone(reason) => {
                     self.end(live, reason, by).await?;
-                    Ok(Outcome::AlreadyGone)
+                    Ok(Some(Outcome::AlreadyGone))
                 }
                 Absence::Lost => {
                     self.note_lost(live);
@@ -257,7 +258,12 @@ impl Lifecycle {
                 }
             };
         }
-        self.park(live, reason, by).await
+        // While Gitea was asked, it may have spoken.
+        self.poll_ends(live).await?;
+        if reason == Reason::Lease && !self.is_over(live) {
+            return Ok(None);
+        }
+        self.park(live, reason, by).await.map(Some)
     }
 
     /// It is gone from Gitea: ends its record.
@@ -369,7 +375,10 @@ impl Lifecycle {
         let deletion = match self.gitea.delete_runner(&live.scope, id).await {
             Ok(DeleteAnswer::Deleted) => Deletion::Deleted,
             Ok(DeleteAnswer::NotFound) => Deletion::NotFound,
-            Err(error) => return Err(rest_failed(error)),
+            Err(error) => {
+                live.may_be_deleted(reason);
+                return Err(rest_failed(error));
+            }
         };
         let again = match deletion {
             Deletion::Deleted => None,

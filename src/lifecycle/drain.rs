@@ -66,6 +66,7 @@ impl Lifecycle {
                 let event = drain_event(live, What::DrainBegun, &by);
                 self.store.set_state(live.record_id, state, Some(event)).await?;
                 live.set_state(state);
+                self.lost().remove(live.record_id, Instant::now());
                 if before.is_resting() {
                     self.enrollment.joined(&live.parent_id);
                 }

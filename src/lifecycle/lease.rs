@@ -1,7 +1,7 @@
 //! Ends the leases of runners that are gone, in the background or now, and looks at Gitea's own view of a
 //! runner before it is deleted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,39 +53,49 @@ struct Later {
 }
 
 impl Lifecycle {
-    /// Ends leases when their time is over, until the broker itself ends.
+    /// Ends leases when their time is over, until the broker itself ends. One that Gitea is slow about holds
+    /// up no other.
     pub async fn keep_leases(self: Arc<Self>) {
         let mut later = HashMap::new();
         let mut told = false;
+        let mut running = JoinSet::new();
+        let mut ending = HashSet::new();
         while !self.is_draining() {
-            let Some(expire_after) = self.settings.load().lease.expire_after else {
-                self.leases.notified().await;
-                continue;
-            };
-            let (over, next) = self.leases_over(expire_after, &mut later, &mut told);
-            if over.is_empty() {
-                tokio::select! {
-                    () = sleep_until(next.into()) => {}
-                    () = self.leases.notified() => {}
+            let expire_after = self.settings.load().lease.expire_after;
+            let next = expire_after.map(|expire_after| {
+                let (over, next) = self.leases_over(expire_after, &ending, &mut later, &mut told);
+                for live in over.into_iter().take(PARALLEL.saturating_sub(running.len())) {
+                    ending.insert(live.record_id);
+                    let this = Arc::clone(&self);
+                    running.spawn(async move {
+                        let ended = this.end_lease(&live, By::broker()).await;
+                        (live, ended.err())
+                    });
                 }
-                continue;
-            }
-            let ended = each(over, {
-                let this = Arc::clone(&self);
-                move |live| {
-                    let this = Arc::clone(&this);
-                    async move { this.end_lease(&live, By::broker()).await.err() }
-                }
+                next
             });
-            for (live, error) in ended.await {
-                if let Some(error) = error {
-                    debug!(id = live.id(), %error, "the lease is tried again later");
+            let time = async {
+                match next {
+                    Some(next) => sleep_until(next.into()).await,
+                    None => std::future::pending().await,
                 }
-                // Where it is settled, nothing is tried at that time.
-                let wait = later
-                    .get(&live.record_id)
-                    .map_or(self.timing.retry, |later: &Later| (later.wait * 2).min(LONGEST_WAIT));
-                later.insert(live.record_id, Later { at: Instant::now() + wait, wait });
+            };
+            tokio::select! {
+                () = time => {}
+                () = self.leases.notified() => {}
+                Some(Ok((live, error))) = running.join_next() => {
+                    if let Some(error) = error {
+                        debug!(id = live.id(), %error, "the lease is tried again later");
+                    }
+                    ending.remove(&live.record_id);
+                    // Where it is settled, nothing is tried at that time.
+                    let wait = later
+                        .get(&live.record_id)
+                        .map_or(self.timing.retry, |later: &Later| {
+                            (later.wait * 2).min(LONGEST_WAIT)
+                        });
+                    later.insert(live.record_id, Later { at: Instant::now() + wait, wait });
+                }
             }
         }
     }
@@ -99,6 +109,7 @@ impl Lifecycle {
     fn leases_over(
         &self,
         expire_after: Duration,
+        ending: &HashSet<RecordId>,
         later: &mut HashMap<RecordId, Later>,
         told: &mut bool,
     ) -> (Vec<Arc<Live>>, Instant) {
@@ -136,6 +147,7 @@ impl Lifecycle {
             tried.push(live.record_id);
             match later.get(&live.record_id) {
                 Some(later) if later.at > now => next = next.min(later.at),
+                _ if ending.contains(&live.record_id) => {}
                 _ => over.push(live),
             }
         }
@@ -150,14 +162,8 @@ impl Lifecycle {
     /// Settles now what leases would settle later: runners that are gone are deregistered. `dry_run`: only
     /// tells what would come of it.
     pub async fn prune(self: &Arc<Self>, dry_run: bool, by: &By) -> Vec<Pruned> {
-        let now = Instant::now();
-        let expire_after = self.settings.load().lease.expire_after;
-        let over = |live: &Live| {
-            let end = expire_after.and_then(|expire_after| live.lease_ends(expire_after));
-            live.presence() == Presence::Gone || end.is_some_and(|end| end <= now)
-        };
-        let gone: Vec<_> =
-            self.roster.all().into_iter().filter(|live| !live.is_resting() && over(live)).collect();
+        let all = self.roster.all().into_iter();
+        let gone: Vec<_> = all.filter(|live| !live.is_resting() && self.is_over(live)).collect();
         let this = Arc::clone(self);
         let by = by.clone();
         let pruned = each(gone, move |live| {
@@ -208,11 +214,22 @@ impl Lifecycle {
         }
     }
 
+    /// Whether it is gone, or its lease is over although it never spoke.
+    pub(super) fn is_over(&self, live: &Live) -> bool {
+        let expire_after = self.settings.load().lease.expire_after;
+        let end = expire_after.and_then(|expire_after| live.lease_ends(expire_after));
+        live.presence() == Presence::Gone || end.is_some_and(|end| end <= Instant::now())
+    }
+
     async fn end_lease(
         self: &Arc<Self>,
         live: &Arc<Live>,
         by: By,
     ) -> Result<Option<Outcome>, DeregisterError> {
+        // It may have waited for its turn, and come back.
+        if !self.is_over(live) {
+            return Ok(None);
+        }
         self.attempt(live, Reason::Lease, Force::LeaveBusy, by, false).await
     }
 

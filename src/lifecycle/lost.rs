@@ -56,7 +56,7 @@ impl Lifecycle {
     }
 
     /// Gitea accepted a call of a known runner.
-    pub fn accepted(&self, live: &Live) {
+    pub fn accepted(self: &Arc<Self>, live: &Arc<Live>) {
         if !live.accepted() || !live.shift(RecordState::Lost, RecordState::Active) {
             return;
         }
@@ -64,6 +64,10 @@ impl Lifecycle {
         let event = about(live, What::RunnerFound);
         info!(runner = event.runner, id = live.id(), "Gitea knows the runner after all");
         self.note_event(event);
+        if self.enrollment.revokes(&live.parent_id) {
+            let (this, live) = (Arc::clone(self), Arc::clone(live));
+            self.running.spawn(async move { this.revoke_landed(&live).await });
+        }
     }
 
     /// Gitea answered a call of someone that the broker has no live record of that it does not know them.
@@ -156,7 +160,7 @@ impl Lifecycle {
 
     /// A lost runner is gone, and its lease is over or the broker ends. `None`: Gitea knows it after all.
     pub(super) async fn settle_lost(
-        &self,
+        self: &Arc<Self>,
         live: &Arc<Live>,
         by: By,
     ) -> Result<Option<Outcome>, DeregisterError> {

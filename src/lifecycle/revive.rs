@@ -141,6 +141,13 @@ impl Lifecycle {
             }
         };
         let upstream = Credentials { id: runner.id, uuid: runner.uuid, token: runner.token.into() };
+        // Something in front of Gitea may repeat its answers.
+        if self.roster.has_upstream(&upstream.uuid) {
+            self.roll_back(intent, &upstream).await;
+            let text = "Gitea's answer names a runner that registered before";
+            let error = ConnectError::new(Code::Unavailable, text);
+            return Err(Failed { outcome: Outcome::Failed, error, not_asked: false });
+        }
         let before = live.id();
         let event = came_back(live, peer, upstream.id, format!("its id was {before}"));
         let stored =

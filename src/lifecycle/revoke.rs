@@ -2,6 +2,7 @@
 //! and are deregistered when they have ended the one in hand.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::error;
 
@@ -22,12 +23,13 @@ impl Lifecycle {
     async fn revoke(&self, runners: Vec<Arc<Live>>) {
         let revoked: Vec<_> = runners
             .into_iter()
-            // The broker's end is the weakest reason; the others send the runner away as well.
             .filter(|live| {
-                matches!(
-                    live.state(),
-                    RecordState::Active | RecordState::Deregistering(Reason::Shutdown)
-                )
+                match live.state() {
+                    RecordState::Active | RecordState::Lost => true,
+                    // Who is taken for gone and speaks again would stay.
+                    RecordState::Deregistering(earlier) => earlier.is_revivable(),
+                    RecordState::Parked(_) | RecordState::Ended(_) => false,
+                }
             })
             .filter(|live| self.enrollment.revokes(&live.parent_id))
             .collect();
@@ -36,6 +38,7 @@ impl Lifecycle {
         }
         for live in &revoked {
             live.set_state(RecordState::Deregistering(Reason::Revoked));
+            self.lost().remove(live.record_id, Instant::now());
             self.desk.forget(live.record_id);
         }
         self.settle_soon();

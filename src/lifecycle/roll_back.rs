@@ -13,8 +13,7 @@ impl Lifecycle {
     /// Gitea registered a runner that cannot be kept: it is deleted again, or left to be settled by its
     /// intent, which is still in the store.
     pub(super) async fn roll_back(&self, intent: Intent, credentials: &Credentials) {
-        if self.roster.all().iter().any(|live| live.upstream().credentials.uuid == credentials.uuid)
-        {
+        if self.roster.has_upstream(&credentials.uuid) {
             error!(
                 id = credentials.id,
                 "Gitea's answer names a runner that registered before, which is left alone: does \

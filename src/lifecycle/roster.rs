@@ -282,6 +282,11 @@ impl Live {
         shifts
     }
 
+    /// Gitea was told to delete it and has not answered: that Gitea does not know it is no surprise then.
+    pub(super) fn may_be_deleted(&self, reason: Reason) {
+        self.inner().leaving = reason.is_revivable().then_some(reason);
+    }
+
     /// Gitea has accepted a call of it. Returns whether it was lost.
     pub(super) fn accepted(&self) -> bool {
         let mut inner = self.inner();
@@ -526,6 +531,11 @@ impl Roster {
         self.read().live.values().filter(|live| live.origin == origin).count()
     }
 
+    /// Whether Gitea knows one of the live runners by this.
+    pub(super) fn has_upstream(&self, uuid: &str) -> bool {
+        self.read().live.values().any(|live| live.upstream().credentials.uuid == uuid)
+    }
+
     /// Makes a path a runner's own. It is another's already: that one's id.
     pub(super) fn claim_file(&self, path: &Path, newcomer: &Live) -> Result<(), i64> {
         // Held over both steps, so that of two newcomers only one finds it free.
@@ -580,9 +590,17 @@ impl Known {
     }
 
     fn remove(&mut self, live: &Live) {
-        self.asleep.remove(&live.key());
-        // What Gitea knew one by that had ended before may be another's by now.
-        if self.live.remove(&live.key()).is_some() && live.upstream().is_apart() {
+        let key = live.key();
+        let is_it = |one: &Arc<Live>| one.record_id == live.record_id;
+        // A record that ended before may have been followed by another of the same uuid.
+        if self.asleep.get(&key).is_some_and(is_it) {
+            self.asleep.remove(&key);
+        }
+        if !self.live.get(&key).is_some_and(is_it) {
+            return;
+        }
+        self.live.remove(&key);
+        if live.upstream().is_apart() {
             self.apart.remove(&live.upstream().credentials.uuid.to_ascii_lowercase());
         }
     }

@@ -77,11 +77,11 @@ impl Lifecycle {
         let record = live.record();
         let settings = self.settings.load();
         let allowed = match live.origin {
-            Origin::Enrolled => self.enrollment.may_return(&live.parent_id, peer),
+            _ if !live.parent_id.is_empty() => self.enrollment.may_return(&live.parent_id, peer),
             Origin::Declared if !settings.runners.iter().any(|one| one.name == record.name) => {
                 return Err(gone());
             }
-            Origin::Declared | Origin::Adopted => Ok(()),
+            Origin::Enrolled | Origin::Declared | Origin::Adopted => Ok(()),
         };
         let served = match live.scope == settings.gitea.scope {
             true => Ok(()),

@@ -98,6 +98,8 @@ pub struct Adopted {
     pub version: String,
     /// Removed by Gitea after its one task, as far as is known.
     pub ephemeral: bool,
+    /// Id of the enrollment token that it came by, where an earlier record tells one; else empty.
+    pub parent_id: String,
     /// Where its call came from.
     pub peer: IpAddr,
     /// The address at which it dialled the broker, where it told one.

@@ -159,7 +159,7 @@ pub(super) fn adopt(c: &mut Connection, new: &Adopted, event: &Event) -> Result<
                               name, labels, version, ephemeral, origin, parent_id, peer, dialled,
                               registered_at, delivered, spoke)
          VALUES (:scope, :id, :uuid, :token, :id, :uuid, :token,
-                 :name, :labels, :version, :ephemeral, 'adopted', '', :peer, :dialled, :at, 1, :spoke)",
+                 :name, :labels, :version, :ephemeral, 'adopted', :parent_id, :peer, :dialled, :at, 1, :spoke)",
     )?
     .execute(named_params! {
         ":scope": new.scope.to_string(),
@@ -170,6 +170,7 @@ pub(super) fn adopt(c: &mut Connection, new: &Adopted, event: &Event) -> Result<
         ":labels": list_text(&new.labels),
         ":version": new.version,
         ":ephemeral": new.ephemeral,
+        ":parent_id": new.parent_id,
         ":peer": new.peer.to_string(),
         ":dialled": new.dialled,
         ":at": time_ms(event.at),

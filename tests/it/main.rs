@@ -45,4 +45,5 @@ mod token_races;
 mod tokens;
 mod upstream_tls;
 mod wire;
+mod withdrawn;
 mod wrapper;

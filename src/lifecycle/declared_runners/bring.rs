@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::super::deregister::Force;
 use super::super::random::random_hex;
-use super::super::runner_file::NoFile;
+use super::super::runner_file::{NoFile, dial_elsewhere};
 use super::super::tokens::By;
 use super::super::{Lifecycle, Live};
 use super::Trouble;
@@ -96,8 +96,16 @@ impl Lifecycle {
         let mut known: Vec<_> = self.roster.all().into_iter().filter(is_it).collect();
         let mut asleep: Vec<_> = self.roster.asleep().into_iter().filter(is_it).collect();
         asleep.sort_unstable_by_key(|live| live.record_id);
+        // Who dials Gitea itself must show what Gitea knows: nothing stands before it then.
+        let elsewhere = dial_elsewhere(&self.settings.load());
+        if elsewhere {
+            let (apart, same) = known.into_iter().partition(|live| live.upstream().is_apart());
+            known = same;
+            asleep.extend::<Vec<_>>(apart);
+        }
         let mut found = known.pop();
         if found.is_none()
+            && !elsewhere
             && let Some(live) = asleep.pop()
         {
             match self.wake(&live, live.record().peer).await {
