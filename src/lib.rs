@@ -44,6 +44,16 @@
 //! last heard from and which task it has in hand ([`broker::Activity`]); a batch of that is written every few
 //! seconds, so that no call waits for a disk.
 //!
+//! # The life of a runner after that
+//!
+//! Gitea may know a runner by other credentials than it shows ([`lifecycle::Upstream`]): they are swapped as
+//! its calls pass. The broker takes a runner for gone by its traffic alone ([`broker::Activity`]), and when
+//! its lease ends ([`broker::lease`]) deletes it in Gitea, or parks it where it has no API token. One that
+//! speaks again is registered anew behind what it shows; one that is parked may be taken over by a newcomer,
+//! which shows something else ([`broker::succession`]). One that Gitea says it does not know is lost first
+//! ([`broker::lost`]), and one that the broker does not know is adopted once Gitea has accepted it. Whoever
+//! changes the fate of a runner holds its lock, so that only one does at a time.
+//!
 //! # What holds everywhere
 //!
 //! - Write first: the intent before Gitea is asked, the record and the file before the runner is answered.

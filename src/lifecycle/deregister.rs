@@ -246,24 +246,31 @@ impl Lifecycle {
             return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
         }
         self.cancel_tasks(live, reason).await?;
-        if reason == Reason::Lease && self.prove(live).await? == Proof::Unregistered {
-            return match absence(reason, live.state(), live.ephemeral) {
-                Absence::Gone(reason) => {
-                    self.end(live, reason, by).await?;
-                    Ok(Some(Outcome::AlreadyGone))
-                }
-                Absence::Lost => {
-                    self.note_lost(live);
-                    Err(DeregisterError::Lost)
-                }
-            };
+        if reason != Reason::Lease {
+            return self.park(live, reason, by).await.map(Some);
         }
-        // While Gitea was asked, it may have spoken.
-        self.poll_ends(live).await?;
-        if reason == Reason::Lease && !self.is_over(live) {
+        // A call calls it off.
+        let (before, state) = (live.state(), RecordState::Deregistering(reason));
+        live.set_state(state);
+        let proof = match self.prove(live).await {
+            Ok(proof) => self.poll_ends(live).await.map(|()| proof),
+            Err(error) => Err(error),
+        };
+        if live.state() != state {
             return Ok(None);
         }
-        self.park(live, reason, by).await.map(Some)
+        live.set_state(before);
+        match (proof?, absence(reason, before, live.ephemeral)) {
+            (Proof::Id(_), _) => self.park(live, reason, by).await.map(Some),
+            (Proof::Unregistered, Absence::Gone(reason)) => {
+                self.end(live, reason, by).await?;
+                Ok(Some(Outcome::AlreadyGone))
+            }
+            (Proof::Unregistered, Absence::Lost) => {
+                self.note_lost(live);
+                Err(DeregisterError::Lost)
+            }
+        }
     }
 
     /// It is gone from Gitea: ends its record.

@@ -47,7 +47,7 @@ pub use exchange::Exchange;
 pub use lease::{Pruned, Pruning};
 pub(crate) use random::random_hex;
 pub use register::Registration;
-pub use roster::{Live, Roster};
+pub use roster::{Live, Roster, Upstream};
 pub use tokens::{By, Issued, TokenError, TokenNow};
 pub use upkeep::{STATES, UNCLEAR};
 

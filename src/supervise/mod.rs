@@ -19,6 +19,9 @@ pub use events::Events;
 
 use self::heal::Healing;
 use self::stages::Stages;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use tracing::warn;
+
 use crate::enroll::{JoinError, Wanted};
 
 /// How the command is watched.
@@ -44,6 +47,10 @@ pub fn run(
     watch: &Watch,
     command: &[OsString],
 ) -> Result<u8, JoinError> {
+    // A job on the host is the same user, and must not read the token in this process's environment or memory.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        warn!(%error, "the runner's jobs could read this process's environment: give the token by its file");
+    }
     let mut healing = Healing::new(watch.max_heals, wanted.backoff);
     let mut stages = Stages::new(events, wanted, deadline)?;
     loop {

@@ -63,6 +63,11 @@ async fn a_declared_token_follows_the_file() {
     let new = TEAM_TOKEN.replace("team", "new-");
     site.write_secret("team", &new);
     broker.signal(Signal::Reload).await;
+    // It holds at once, and is written with the next batch.
+    eventually("that is written", async || {
+        happened(&broker, "team").await.contains(&What::TokenRotated)
+    })
+    .await;
     eventually("the new one is taken", async || asks(&broker, &new, "ci-1").await.is_ok()).await;
     assert_eq!(asks(&broker, TEAM_TOKEN, "ci-2").await, Err("unauthenticated".into()));
     assert_eq!(asks(&broker, &new, "ci-2").await, Err("permission_denied".into()), "used up");
