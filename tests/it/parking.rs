@@ -105,6 +105,31 @@ async fn ten_runners_up_and_down_ten_times_leave_ten_rows() {
     assert_eq!(registers(&scene.gitea).len(), 10);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_an_api_token_ten_runners_up_and_down_ten_times_leave_none() {
+    let gitea = gitea();
+    // Half of them say that they leave, of the others only the connections close.
+    let site = Site::new(&gitea).set("shutdown.deregister", "none").set("lease.expire_after", "1s");
+    let broker = Broker::start(&site).await;
+    let mut scene = Scene { gitea, site, broker };
+    for round in 0..10 {
+        let names: Vec<_> = (0..10).map(|number| format!("r{round}-{number}")).collect();
+        let runners = join_all(names.iter().map(|name| scene.join(name))).await;
+        all_apart(&scene.broker);
+        for runner in &runners {
+            assert_eq!(work(&scene.gitea, runner).await, scene.id(runner));
+        }
+        let leave = join_all(runners[..5].iter().map(Runner::deregister)).await;
+        assert!(leave.iter().all(Result::is_ok));
+        drop(runners);
+        eventually("all are gone", async || scene.gitea.runners().is_empty()).await;
+        if round == 4 {
+            scene = scene.restart().await;
+        }
+    }
+    eventually("nothing is left", async || scene.broker.lifecycle.roster.all().is_empty()).await;
+}
+
 #[tokio::test]
 async fn the_answer_is_written_as_gitea_writes_it() {
     for codec in [Codec::Proto, Codec::Json] {
