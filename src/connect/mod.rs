@@ -15,6 +15,21 @@ pub mod splice;
 mod recorded;
 mod wire;
 
+use hyper::header::{HeaderName, HeaderValue};
+
 pub use codec::{Codec, decode, encode};
 pub use compression::{Encoding, gunzip, gzip};
 pub use error::{Code, ConnectError, is_unregistered, says_unregistered};
+
+/// Carries a runner's uuid.
+pub const RUNNER_UUID: HeaderName = HeaderName::from_static("x-runner-uuid");
+/// Carries a runner's token.
+pub const RUNNER_TOKEN: HeaderName = HeaderName::from_static("x-runner-token");
+
+/// A secret as a header's value, which no log shows; `None` where no header can carry it.
+#[must_use]
+pub fn sensitive(secret: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(secret).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}

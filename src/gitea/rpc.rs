@@ -25,11 +25,9 @@ use crate::connect::messages::{
     PingResponse, RegisterResponse, Runner, TaskResult, TaskState, Timestamp, UpdateLogRequest,
     UpdateLogResponse, UpdateTaskRequest, UpdateTaskResponse,
 };
-use crate::connect::{self, Code, Codec, ConnectError};
+use crate::connect::{self, Code, Codec, ConnectError, RUNNER_TOKEN, RUNNER_UUID};
 use crate::net::upstream::{OutBody, UpstreamError};
 
-const RUNNER_UUID: HeaderName = HeaderName::from_static("x-runner-uuid");
-const RUNNER_TOKEN: HeaderName = HeaderName::from_static("x-runner-token");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 
 /// Why a call came to nothing. Its text is a sentence for the log.
@@ -325,11 +323,9 @@ fn is_message(codec: Codec, answer: &Answer) -> bool {
 }
 
 fn header_of(secret: &str) -> Result<HeaderValue, CallError> {
-    let mut value = HeaderValue::from_str(secret).map_err(|_| {
+    connect::sensitive(secret).ok_or_else(|| {
         CallError::Garbage("the runner's credentials hold what no header can carry".into())
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
+    })
 }
 
 fn now() -> Timestamp {

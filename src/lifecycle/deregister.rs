@@ -14,7 +14,7 @@ pub use error::DeregisterError;
 pub(super) use error::{call_failed, rest_failed};
 
 use super::Lifecycle;
-use super::roster::Live;
+use super::live::Live;
 use super::tokens::By;
 use crate::broker::deregistration::{
     Absence, Deletion, Proof, Step, absence, after_delete, before_delete,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use tokio::sync::Notify;
 
-use super::roster::Live;
+use super::live::Live;
 use crate::broker::claims::Claims;
 use crate::broker::{Key, RecordId};
 use crate::connect::{Code, ConnectError};

@@ -8,7 +8,7 @@ use tokio::task::JoinError;
 use tracing::{debug, error, info, warn};
 
 use super::Lifecycle;
-use super::roster::Live;
+use super::live::Live;
 use crate::broker::{Origin, Record, RecordState};
 use crate::config::{Address, Settings};
 use crate::credential::{

@@ -18,7 +18,9 @@ use super::headers::dialled;
 use super::route::{Route, is_runners_call};
 use super::service::{Proxy, refuse};
 use crate::connect::messages::{DeclareResponse, Runner};
-use crate::connect::{Codec, Encoding, decode, gunzip, says_unregistered};
+use crate::connect::{
+    Codec, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip, says_unregistered,
+};
 use crate::lifecycle::{Live, Stranger};
 
 /// The longest answer that is read, also after decompression; a real one is below a kilobyte.
@@ -64,8 +66,8 @@ impl Proxy {
     }
 
     fn stranger(&self, connection: &Connection, headers: &HeaderMap) -> Option<Stranger> {
-        let uuid = headers.get("x-runner-uuid")?.to_str().ok()?;
-        let token = headers.get("x-runner-token")?.to_str().ok()?;
+        let uuid = headers.get(RUNNER_UUID)?.to_str().ok()?;
+        let token = headers.get(RUNNER_TOKEN)?.to_str().ok()?;
         Stranger::new(uuid, token, self.peer(connection, headers), dialled(headers))
     }
 

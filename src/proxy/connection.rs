@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::CONNECTION;
 use hyper::{Request, Version};
 
+use crate::connect::{RUNNER_TOKEN, RUNNER_UUID};
 use crate::lifecycle::{Delivery, Lifecycle, Live};
 
 /// What is known of one open connection.
@@ -43,8 +44,8 @@ impl Connection {
         for delivery in inner.deliveries.drain(..) {
             self.lifecycle.delivered(delivery);
         }
-        let uuid = headers.get("x-runner-uuid")?.to_str().ok()?;
-        let token = headers.get("x-runner-token")?.as_bytes();
+        let uuid = headers.get(RUNNER_UUID)?.to_str().ok()?;
+        let token = headers.get(RUNNER_TOKEN)?.as_bytes();
         // One whose record has ended for good may be another record's by now.
         let known = inner.runners.iter().find(|live| {
             live.presented.uuid == uuid && live.presented.token_is(token) && !live.is_over()

@@ -14,7 +14,7 @@ use tracing::{trace, warn};
 use super::body::ProxyBody;
 use super::connection::Connection;
 use super::route::{Class, Route, classify};
-use crate::connect::{Code, Codec, ConnectError};
+use crate::connect::{Code, Codec, ConnectError, RUNNER_UUID};
 use crate::lifecycle::{Lifecycle, Live};
 use crate::net::Upstream;
 use crate::telemetry::metrics::Rejection;
@@ -99,7 +99,7 @@ impl Proxy {
         live: Option<&Arc<Live>>,
     ) -> Result<(), ConnectError> {
         let Some(live) = live else {
-            let uuid = headers.get("x-runner-uuid").and_then(|uuid| uuid.to_str().ok());
+            let uuid = headers.get(RUNNER_UUID).and_then(|uuid| uuid.to_str().ok());
             return match uuid.is_some_and(|uuid| self.lifecycle.roster.is_apart(uuid)) {
                 false => Ok(()),
                 true => Err(ConnectError::new(
