@@ -85,12 +85,9 @@ impl Lifecycle {
             // A stranger's is Gitea's to refuse, and fills no audit trail.
             if let Some(live) = live {
                 self.note_event(Event {
-                    token_id: Some(live.parent_id.clone()).filter(|id| !id.is_empty()),
-                    runner_id: Some(live.id()),
-                    runner: Some(live.record().name),
                     peer: Some(peer),
                     detail: refusal.to_string(),
-                    ..Event::now("runner", What::DeclarationRefused)
+                    ..live.event("runner", What::DeclarationRefused)
                 });
             }
             ConnectError::new(code(&refusal), refusal.to_string())

@@ -283,14 +283,10 @@ impl Lifecycle {
         // Before the record ends, so that no crash leaves a file that nobody removes.
         self.remove_file(live).await;
         let state = RecordState::Ended(reason);
-        let record = live.record();
         let event = Event {
-            token_id: (!record.parent_id.is_empty()).then_some(record.parent_id),
-            runner_id: Some(live.id()),
-            runner: Some(record.name),
             peer: by.peer,
             detail: reason.as_str().into(),
-            ..Event::now(by.actor, What::RunnerDeregistered)
+            ..live.event(by.actor, What::RunnerDeregistered)
         };
         self.store.set_state(live.record_id, state, Some(event)).await?;
         let rested = live.is_resting();

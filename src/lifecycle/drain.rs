@@ -63,7 +63,7 @@ impl Lifecycle {
             }
             _ if before == state => {}
             _ => {
-                let event = drain_event(live, What::DrainBegun, &by);
+                let event = Event { peer: by.peer, ..live.event(by.actor, What::DrainBegun) };
                 self.store.set_state(live.record_id, state, Some(event)).await?;
                 live.set_state(state);
                 self.lost().remove(live.record_id, Instant::now());
@@ -169,7 +169,7 @@ impl Lifecycle {
             };
             let event = Event {
                 detail: "not deregistered in time".into(),
-                ..drain_event(live, What::DrainEnded, &By::broker())
+                ..live.event("broker", What::DrainEnded)
             };
             self.store.set_state(live.record_id, state, Some(event)).await?;
             live.set_state(state);
@@ -254,15 +254,4 @@ impl Lifecycle {
 
 fn not_switched(id: i64, error: &RestError) {
     debug!(id, %error, "the runner is not switched off in Gitea");
-}
-
-fn drain_event(live: &Live, what: What, by: &By) -> Event {
-    let record = live.record();
-    Event {
-        token_id: (!record.parent_id.is_empty()).then_some(record.parent_id),
-        runner_id: Some(live.id()),
-        runner: Some(record.name),
-        peer: by.peer,
-        ..Event::now(by.actor.clone(), what)
-    }
 }

@@ -11,7 +11,8 @@ use secrecy::ExposeSecret;
 
 use crate::broker::succession::Pause;
 use crate::broker::{
-    Activity, Credentials, Origin, Presence, Reason, Record, RecordId, RecordState, Shown,
+    Activity, Credentials, Event, Origin, Presence, Reason, Record, RecordId, RecordState, Shown,
+    What,
 };
 use crate::config::Scope;
 use crate::connect::{RUNNER_TOKEN, RUNNER_UUID, sensitive};
@@ -241,6 +242,17 @@ impl Live {
     /// A runner file was written or removed.
     pub fn set_file(&self, file: Option<PathBuf>) {
         self.inner().record.file = file;
+    }
+
+    /// Something that happened to it, for the audit trail.
+    pub(super) fn event(&self, actor: impl Into<String>, what: What) -> Event {
+        let inner = self.inner();
+        Event {
+            token_id: (!self.parent_id.is_empty()).then(|| self.parent_id.clone()),
+            runner_id: Some(inner.record.upstream.id),
+            runner: Some(inner.record.name.clone()),
+            ..Event::now(actor, what)
+        }
     }
 
     /// Its record moved on.

@@ -14,7 +14,7 @@ use super::tokens::By;
 use super::{Lifecycle, Live};
 use crate::broker::deregistration::Proof;
 use crate::broker::lost::{Lost, Verdict};
-use crate::broker::{Event, Reason, RecordState, What};
+use crate::broker::{Reason, RecordState, What};
 use crate::connect::{Code, ConnectError};
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 
@@ -61,7 +61,7 @@ impl Lifecycle {
             return;
         }
         self.lost().remove(live.record_id, Instant::now());
-        let event = about(live, What::RunnerFound);
+        let event = live.event("broker", What::RunnerFound);
         info!(runner = event.runner, id = live.id(), "Gitea knows the runner after all");
         self.note_event(event);
         if self.enrollment.revokes(&live.parent_id) {
@@ -103,7 +103,7 @@ impl Lifecycle {
             lost.add(live.record_id, Instant::now());
             lost.doubt_is_news()
         };
-        let event = about(live, What::RunnerLost);
+        let event = live.event("broker", What::RunnerLost);
         let file = live.record().file.map(|path| path.display().to_string());
         warn!(
             runner = event.runner,
@@ -206,16 +206,6 @@ impl Lifecycle {
             result.is_ok()
         });
         ending.await.unwrap_or(false)
-    }
-}
-
-fn about(live: &Live, what: What) -> Event {
-    let record = live.record();
-    Event {
-        token_id: (!record.parent_id.is_empty()).then_some(record.parent_id),
-        runner_id: Some(record.upstream.id),
-        runner: Some(record.name),
-        ..Event::now("broker", what)
     }
 }
 

@@ -38,14 +38,10 @@ impl Lifecycle {
         self.desk.forget(live.record_id);
         self.remove_file(live).await;
         let state = RecordState::Parked(reason);
-        let record = live.record();
         let event = Event {
-            token_id: (!record.parent_id.is_empty()).then_some(record.parent_id),
-            runner_id: Some(live.id()),
-            runner: Some(record.name.clone()),
             peer: by.peer,
             detail: reason.as_str().into(),
-            ..Event::now(by.actor, What::RunnerParked)
+            ..live.event(by.actor, What::RunnerParked)
         };
         self.store.set_state(live.record_id, state, Some(event)).await?;
         live.set_state(state);
@@ -53,7 +49,7 @@ impl Lifecycle {
         self.enrollment.left(&live.parent_id);
         self.has_moved();
         info!(
-            runner = record.name,
+            runner = live.record().name,
             id = live.id(),
             reason = reason.as_str(),
             "runner parked: it stays registered in Gitea for the next of its kind, as there is no API \

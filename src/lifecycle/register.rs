@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use hyper::HeaderMap;
+use hyper::header::HeaderValue;
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -17,7 +18,8 @@ use super::{Lifecycle, Live};
 use crate::broker::policy::Asks;
 use crate::broker::{Credentials, Event, Intent, Key, Origin, Record, RecordId, RecordState, What};
 use crate::config::Scope;
-use crate::connect::{Code, ConnectError, splice};
+use crate::connect::messages::RegisterRequest;
+use crate::connect::{Code, ConnectError, encode, splice};
 use crate::fault;
 use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal};
 use crate::store::NewRunner;
@@ -228,6 +230,29 @@ impl Lifecycle {
             Ok(answer) => Ok(answer),
             Err(failure) => Err(self.failed(intent.clone(), failure).await),
         }
+    }
+
+    /// The same for a runner that does not ask itself: the broker writes its Register.
+    pub(super) async fn ask_for(
+        &self,
+        intent: &Intent,
+    ) -> Result<Credentials, (Outcome, ConnectError)> {
+        let Key { name, labels, ephemeral, codec, .. } = &intent.key;
+        let body = {
+            let registration_token = self.gitea.tokens().registration.clone();
+            let request = RegisterRequest {
+                name: name.clone(),
+                token: registration_token.expose_secret().to_owned(),
+                version: intent.version.clone(),
+                labels: labels.iter().cloned().chain([intent.label()]).collect(),
+                ephemeral: *ephemeral,
+            };
+            encode(*codec, &request).into()
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
+        let RegisterAnswer { runner, .. } = self.ask(intent, body, headers).await?;
+        Ok(Credentials { id: runner.id, uuid: runner.uuid, token: runner.token.into() })
     }
 
     /// Puts a record in the place of its intent; where the store takes none, the registration is undone.

@@ -6,9 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
-use hyper::HeaderMap;
-use hyper::header::HeaderValue;
-use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
@@ -17,11 +14,10 @@ use super::register::{TURN_LIMIT, draining, overloaded, store_failed};
 use super::wake::came_back;
 use super::{Lifecycle, Live};
 use crate::broker::succession::Pause;
-use crate::broker::{Credentials, Intent, Key};
-use crate::connect::messages::RegisterRequest;
-use crate::connect::{Code, Codec, ConnectError, encode};
+use crate::broker::{Intent, Key};
+use crate::connect::{Code, Codec, ConnectError};
 use crate::fault;
-use crate::gitea::{CallError, RegisterAnswer};
+use crate::gitea::CallError;
 use crate::telemetry::metrics::RegistrationOutcome as Outcome;
 
 /// How often a Declare is repeated that the runner's own one overtook.
@@ -110,37 +106,12 @@ impl Lifecycle {
             created_at: SystemTime::now(),
         };
         fault::point("revival-begun");
-        if let Err(error) = self.store.insert_intent(intent.clone()).await {
-            self.metrics.store_writable.set(0);
-            error!(%error, runner = intent.key.name, "runner not registered anew: the store takes no writes");
-            return Err(Failed::here(Outcome::Failed, store_failed()));
-        }
-        fault::point("revival-intent-stored");
-        let body = {
-            let registration_token = self.gitea.tokens().registration.clone();
-            let mut labels = intent.key.labels.clone();
-            labels.push(intent.label());
-            let request = RegisterRequest {
-                name: intent.key.name.clone(),
-                token: registration_token.expose_secret().to_owned(),
-                version: intent.version.clone(),
-                labels,
-                ephemeral: intent.key.ephemeral,
-            };
-            encode(Codec::Proto, &request).into()
-        };
-        let mut headers = HeaderMap::new();
-        headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
-        let answer = self.gitea.register(Codec::Proto, body, headers).await;
-        fault::point("revival-gitea-answered");
-        let RegisterAnswer { runner, .. } = match answer {
-            Ok(answer) => answer,
-            Err(failure) => {
-                let (outcome, error) = self.failed(intent, failure).await;
-                return Err(Failed { outcome, error, not_asked: outcome == Outcome::Unreachable });
-            }
-        };
-        let upstream = Credentials { id: runner.id, uuid: runner.uuid, token: runner.token.into() };
+        let upstream = self.ask_for(&intent).await.map_err(|(outcome, error)| Failed {
+            outcome,
+            error,
+            // The store took nothing, or Gitea cannot be reached.
+            not_asked: matches!(outcome, Outcome::Failed | Outcome::Unreachable),
+        })?;
         // Something in front of Gitea may repeat its answers.
         if self.roster.has_upstream(&upstream.uuid) {
             self.roll_back(intent, &upstream).await;

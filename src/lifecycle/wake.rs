@@ -92,12 +92,9 @@ impl Lifecycle {
             if live.complain(text.clone()) {
                 warn!(runner = record.name, %peer, reason = %refusal, "runner does not come back");
                 self.note_event(Event {
-                    token_id: (!record.parent_id.is_empty()).then_some(record.parent_id),
-                    runner_id: Some(live.id()),
-                    runner: Some(record.name),
                     peer: Some(peer),
                     detail: text.clone(),
-                    ..Event::now("runner", What::RegistrationRefused)
+                    ..live.event("runner", What::RegistrationRefused)
                 });
             } else {
                 debug!(runner = record.name, %peer, "runner does not come back, as told");
@@ -138,14 +135,8 @@ impl Lifecycle {
 
 /// What the audit trail says of a runner that came back.
 pub(super) fn came_back(live: &Live, peer: IpAddr, id: i64, detail: String) -> Event {
-    Event {
-        token_id: (!live.parent_id.is_empty()).then(|| live.parent_id.clone()),
-        runner_id: Some(id),
-        runner: Some(live.record().name),
-        peer: Some(peer),
-        detail,
-        ..Event::now("runner", What::RunnerRevived)
-    }
+    let event = live.event("runner", What::RunnerRevived);
+    Event { runner_id: Some(id), peer: Some(peer), detail, ..event }
 }
 
 fn gone() -> ConnectError {

@@ -34,18 +34,18 @@ impl Proxy {
     ) -> Response<ProxyBody> {
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
-        let asks = live.clone();
         // Begun before the request goes out: from then on it may bring a task.
-        let watched = match (route, live) {
+        let watched = match (route, &live) {
             (Route::FetchTask, Some(live)) => {
-                Some(Watched::FetchTask(Polling::new(live, Arc::clone(&self.lifecycle))))
+                let polling = Polling::new(Arc::clone(live), Arc::clone(&self.lifecycle));
+                Some(Watched::FetchTask(polling))
             }
             (Route::UpdateTask, Some(live)) => {
-                Some(Watched::UpdateTask(live, Arc::clone(&self.lifecycle)))
+                Some(Watched::UpdateTask(Arc::clone(live), Arc::clone(&self.lifecycle)))
             }
             _ => None,
         };
-        match self.send(parts, body, asks.as_deref()).await {
+        match self.send(parts, body, live.as_deref()).await {
             Ok(response) if response.status() == StatusCode::OK => {
                 self.accepted(caller);
                 self.watch(response, watched)

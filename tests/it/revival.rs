@@ -489,8 +489,8 @@ async fn a_crash_at_any_step_leaves_one_orphan_at_most_and_none_after_the_restar
     // The step, the runners in Gitea after the crash, and whether the first of them stays.
     for (point, left, kept) in [
         ("revival-begun", 0, false),
-        ("revival-intent-stored", 0, false),
-        ("revival-gitea-answered", 1, false),
+        ("intent-stored", 0, false),
+        ("gitea-answered", 1, false),
         ("revival-stored", 1, true),
         ("revival-declared", 1, true),
     ] {

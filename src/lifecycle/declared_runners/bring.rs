@@ -6,9 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use hyper::HeaderMap;
-use hyper::header::HeaderValue;
-use secrecy::ExposeSecret;
 use tracing::{error, info, warn};
 
 use super::super::deregister::Force;
@@ -17,10 +14,9 @@ use super::super::runner_file::{NoFile, dial_elsewhere};
 use super::super::tokens::By;
 use super::super::{Lifecycle, Live};
 use super::Trouble;
-use crate::broker::{Credentials, Event, Intent, Key, Origin, Reason, RecordState, What};
+use crate::broker::{Event, Intent, Key, Origin, Reason, RecordState, What};
 use crate::config::{DeclaredRunner, Scope};
-use crate::connect::messages::RegisterRequest;
-use crate::connect::{Code, Codec, encode};
+use crate::connect::{Code, Codec};
 use crate::credential::{self, Pattern};
 use crate::fault;
 use crate::gitea::CallError;
@@ -206,7 +202,7 @@ impl Lifecycle {
         let scope = self.settings.load().gitea.scope.clone();
         let result = match self.is_draining() {
             true => Err((Outcome::Rejected, "the broker is ending".into())),
-            false => self.ask_for(declared, &scope).await,
+            false => self.begin_declared(declared, &scope).await,
         };
         let outcome = result.as_ref().map_or_else(|(outcome, _)| *outcome, |_| Outcome::Registered);
         self.metrics.registration(&scope.to_string(), outcome, begun.elapsed());
@@ -215,7 +211,7 @@ impl Lifecycle {
         result.map_err(|(_, why)| why)
     }
 
-    async fn ask_for(
+    async fn begin_declared(
         &self,
         declared: &DeclaredRunner,
         scope: &Scope,
@@ -234,24 +230,8 @@ impl Lifecycle {
             version: VERSION.into(),
             created_at: SystemTime::now(),
         };
-        let request = RegisterRequest {
-            name: declared.name.clone(),
-            token: self.gitea.tokens().registration.expose_secret().to_owned(),
-            version: VERSION.into(),
-            labels: intent.key.labels.iter().cloned().chain([intent.label()]).collect(),
-            ephemeral: false,
-        };
-        let mut headers = HeaderMap::new();
-        headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
-        let answer = self
-            .ask(&intent, encode(Codec::Proto, &request).into(), headers)
-            .await
-            .map_err(|(outcome, error)| (outcome, error.message))?;
-        let credentials = Credentials {
-            id: answer.runner.id,
-            uuid: answer.runner.uuid,
-            token: answer.runner.token.into(),
-        };
+        let credentials =
+            self.ask_for(&intent).await.map_err(|(outcome, error)| (outcome, error.message))?;
         let labels = intent.key.labels.clone();
         let event = Event {
             runner_id: Some(credentials.id),
