@@ -1,11 +1,12 @@
 //! What the broker itself asks of Gitea. Everything that knows Gitea's paths, texts and abilities is here.
 //!
 //! [`GiteaClient`] speaks the actions protocol as a runner does (in `rpc`) and the REST API as an
-//! administrator does (in `rest`). `error_text` tells what Gitea's refusals mean, and `scope` where a
-//! scope lies in the REST API.
+//! administrator does (in `rest`, its lists in `list`). `error_text` tells what Gitea's refusals mean, and
+//! `scope` where a scope lies in the REST API.
 
 mod answer;
 mod error_text;
+mod list;
 mod rest;
 mod rpc;
 mod scope;
@@ -20,7 +21,8 @@ use hyper::header::HeaderValue;
 use secrecy::SecretString;
 
 pub use self::error_text::RegisterRefusal;
-pub use self::rest::{DeleteAnswer, RestError, RestRunner, RunnerPage, Search, SwitchAnswer};
+pub use self::list::{RunnerPage, Search};
+pub use self::rest::{DeleteAnswer, RestError, RestRunner, SwitchAnswer};
 pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};
 pub(crate) use self::scope::escape;
 pub use self::scope::token_scope;

@@ -1,6 +1,5 @@
 //! The REST API, as an administrator would use it.
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -21,13 +20,9 @@ use crate::broker::Shown;
 use crate::config::Scope;
 use crate::net::upstream::{OutBody, UpstreamError};
 
-/// Gitea's own bound on `limit`.
-const PAGE_SIZE: u32 = 50;
 /// How large a page may be: more than runners with the most and longest labels that the broker lets
 /// through, each character escaped, fill; else a few of them would stop all settling.
 const PAGE_LIMIT: usize = 32 * 1024 * 1024;
-/// A list longer than this many pages is not read to its end.
-const MAX_PAGES: u32 = 1000;
 /// How much of a text of Gitea's is quoted.
 const QUOTE_LIMIT: usize = 300;
 
@@ -115,27 +110,6 @@ impl RestRunner {
     }
 }
 
-/// One page of a scope's runners.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunnerPage {
-    /// Those on this page.
-    pub runners: Vec<RestRunner>,
-    /// How many there are on all pages.
-    pub total_count: usize,
-}
-
-/// What came of a search through all pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Search {
-    /// The ids of all that have the label.
-    Found(Vec<i64>),
-    /// None was seen. Runners move while they are paged: only a steady absence means anything.
-    Absent {
-        /// The count was the same on every page, and as many different runners were seen.
-        steady: bool,
-    },
-}
-
 impl GiteaClient {
     /// Deletes a runner. A deletion that was done already is no error.
     pub async fn delete_runner(&self, scope: &Scope, id: i64) -> Result<DeleteAnswer, RestError> {
@@ -190,72 +164,12 @@ impl GiteaClient {
         Ok(if unsupported { SwitchAnswer::Unsupported } else { SwitchAnswer::Done })
     }
 
-    /// Reads all pages of a scope's runners. They move while they are paged: absence proves nothing.
-    pub async fn list_all(&self, scope: &Scope) -> Result<Vec<RestRunner>, RestError> {
-        let mut all = Vec::new();
-        for page in 1..=MAX_PAGES {
-            let RunnerPage { runners, total_count } = self.list_page(scope, page).await?;
-            let at_end = runners.is_empty();
-            all.extend(runners);
-            if at_end || all.len() >= total_count {
-                break;
-            }
-        }
-        Ok(all)
-    }
-
-    /// Reads one page of a scope's runners; pages count from 1.
-    pub async fn list_page(&self, scope: &Scope, page: u32) -> Result<RunnerPage, RestError> {
-        self.list(scope, page, PAGE_SIZE).await
-    }
-
-    /// Reads all pages for the runners that have this label.
-    pub async fn find_by_label(&self, scope: &Scope, label: &str) -> Result<Search, RestError> {
-        let mut found = Vec::new();
-        let mut seen = HashSet::new();
-        let mut read = 0;
-        let mut totals = HashSet::new();
-        let mut at_end = false;
-        // An instance may answer less than what was asked for, so a short page is not the last one.
-        for page in 1..=MAX_PAGES {
-            let RunnerPage { runners, total_count } = self.list_page(scope, page).await?;
-            totals.insert(total_count);
-            read += runners.len();
-            at_end = runners.is_empty() || read >= total_count;
-            for runner in runners {
-                if seen.insert(runner.id) && runner.labels.iter().any(|name| name == label) {
-                    found.push(runner.id);
-                }
-            }
-            if at_end {
-                break;
-            }
-        }
-        if !found.is_empty() {
-            return Ok(Search::Found(found));
-        }
-        Ok(Search::Absent { steady: at_end && totals == HashSet::from([seen.len()]) })
-    }
-
     /// Asks whether the API token is good for a scope. It may still be one that can only read.
     pub async fn probe(&self, scope: &Scope) -> Result<(), RestError> {
         self.list(scope, 1, 1).await.map(|_| ())
     }
 
-    async fn list(&self, scope: &Scope, page: u32, limit: u32) -> Result<RunnerPage, RestError> {
-        #[derive(Deserialize)]
-        struct Page {
-            runners: Option<Vec<RestRunner>>,
-            total_count: usize,
-        }
-
-        let path = format!("{}?page={page}&limit={limit}", runners_path(scope));
-        let answer = self.rest(Method::GET, scope, &path, None).await?;
-        let Page { runners, total_count } = decoded(&answer)?;
-        Ok(RunnerPage { runners: runners.unwrap_or_default(), total_count })
-    }
-
-    async fn rest(
+    pub(super) async fn rest(
         &self,
         method: Method,
         scope: &Scope,
@@ -340,7 +254,7 @@ fn is_online<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Erro
     Ok(String::deserialize(deserializer)? != "offline")
 }
 
-fn decoded<T: DeserializeOwned>(answer: &Answer) -> Result<T, RestError> {
+pub(super) fn decoded<T: DeserializeOwned>(answer: &Answer) -> Result<T, RestError> {
     match serde_json::from_slice(&answer.body) {
         Ok(value) if answer.status.is_success() => Ok(value),
         _ => Err(unexpected(answer)),
