@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -14,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
 use crate::config::Settings;
-use crate::gitea::{GiteaClient, Tokens};
+use crate::gitea::GiteaClient;
 use crate::lifecycle::{Lifecycle, Timing};
 use crate::net::{self, TlsError, Upstream};
 use crate::proxy::Proxy;
@@ -68,7 +67,6 @@ pub struct App {
     pub admin: SocketAddr,
     /// The runners and all that happens to them.
     pub lifecycle: Arc<Lifecycle>,
-    tokens: Arc<ArcSwap<Tokens>>,
     reload: Reload,
     stop: CancellationToken,
     connections: TaskTracker,
@@ -87,10 +85,10 @@ impl App {
         reload: Reload,
         timing: Timing,
     ) -> Result<Self, StartError> {
-        let metrics = Arc::new(Metrics::new(&[settings.gitea.scope.to_string()])?);
+        let metrics = Arc::new(Metrics::new()?);
+        metrics.add_scopes(&settings.gitea);
         let upstream = Upstream::new(&settings.gitea)?;
-        let tokens = Arc::new(ArcSwap::from_pointee(tokens(&settings)));
-        let gitea = GiteaClient::new(upstream.clone(), Arc::clone(&tokens))
+        let gitea = GiteaClient::new(upstream.clone(), &settings.gitea)
             .with_register_limit(timing.register);
 
         let path = settings.store.path.clone();
@@ -117,7 +115,6 @@ impl App {
                 address: lifecycle.settings.load().admin.listen,
                 source,
             })?,
-            tokens,
             reload,
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
@@ -228,7 +225,6 @@ impl App {
             ("admin.socket", new.admin.socket != old.admin.socket),
             ("admin.public_url", new.admin.public_url != old.admin.public_url),
             ("gitea.url", new.gitea.url != old.gitea.url),
-            ("gitea.scope", new.gitea.scope != old.gitea.scope),
             ("gitea.ca_file", new.gitea.ca_file != old.gitea.ca_file),
             ("store.url", new.store.path != old.store.path),
             ("log.level", new.log.level != old.log.level),
@@ -238,11 +234,9 @@ impl App {
                 warn!(key, "this setting changes with a restart only");
             }
         }
-        self.tokens.store(Arc::new(tokens(&new)));
         // What needs a restart keeps its old value, so that all parts agree.
         let gitea = crate::config::Gitea {
             url: old.gitea.url.clone(),
-            scope: old.gitea.scope.clone(),
             ca_file: old.gitea.ca_file.clone(),
             ..new.gitea
         };
@@ -255,6 +249,8 @@ impl App {
         };
         let store = crate::config::Store { path: old.store.path.clone(), ..new.store };
         let settings = Settings { listen, gitea, admin, store, log: old.log, ..new };
+        self.lifecycle.gitea.set_tokens(&settings.gitea);
+        self.lifecycle.metrics.add_scopes(&settings.gitea);
         self.lifecycle.settings.store(Arc::new(settings));
         // Not waited for: a disk that hangs must not keep the signals from being heard.
         let lifecycle = Arc::clone(&self.lifecycle);
@@ -298,13 +294,6 @@ async fn second(signals: &mut mpsc::Receiver<Signal>) {
             Some(Signal::Reload) => {}
             None => std::future::pending().await,
         }
-    }
-}
-
-fn tokens(settings: &Settings) -> Tokens {
-    Tokens {
-        registration: settings.gitea.registration_token.clone(),
-        api: settings.gitea.api_token.clone(),
     }
 }
 

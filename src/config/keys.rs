@@ -46,6 +46,14 @@ pub(super) const LABELS: &str = "labels";
 /// The tables that declare tokens, which only the file can hold.
 pub(super) const TOKENS: &str = "enrollment.tokens";
 
+/// The tables that name further scopes, which only the file can hold.
+pub(super) const SCOPES: &str = "gitea.scopes";
+
+/// What the keys of a further scope begin with.
+pub(crate) fn of_scope(scope: &str) -> String {
+    format!("{SCOPES}[{scope}]")
+}
+
 /// The tables that declare runners, which only the file can hold.
 pub(super) const RUNNERS: &str = "runners";
 
@@ -82,6 +90,11 @@ pub(super) fn is_tokens(key: &str) -> bool {
 /// The same for the tables that declare runners.
 pub(super) fn is_runners(key: &str) -> bool {
     is_of_tables(key, RUNNERS)
+}
+
+/// The same for the tables that name further scopes.
+pub(super) fn is_scopes(key: &str) -> bool {
+    is_of_tables(key, SCOPES)
 }
 
 fn is_of_tables(key: &str, tables: &str) -> bool {
@@ -127,7 +140,7 @@ pub(super) fn variable(key: &str) -> String {
 
 /// The known key that an unknown one is a slip of.
 pub(super) fn meant(unknown: &str) -> Option<&'static str> {
-    closest(unknown, KEYS.iter().chain(&[TOKENS, RUNNERS]))
+    closest(unknown, KEYS.iter().chain(&[TOKENS, SCOPES, RUNNERS]))
 }
 
 /// What to say of an unknown key.
@@ -160,7 +173,7 @@ mod tests {
         for key in KEYS {
             assert_eq!(of_variable(&variable(key)).as_deref(), Some(*key));
             assert!(is_section(section_of(key)));
-            assert!(!is_tokens(key) && !is_runners(key), "{key}");
+            assert!(!is_tokens(key) && !is_scopes(key) && !is_runners(key), "{key}");
         }
         assert_eq!(of_variable("RUNNER_BROKER__Log__LEVEL").as_deref(), Some("log.level"));
         assert_eq!(

@@ -20,6 +20,7 @@ pub(super) struct Layers {
     builder: ConfigBuilder<DefaultState>,
     secrets: BTreeMap<String, Secret>,
     tokens: Option<Value>,
+    scopes: Option<Value>,
     runners: Option<Value>,
     problems: Vec<Problem>,
     incomplete: bool,
@@ -33,6 +34,8 @@ pub(super) struct Merged {
     pub(super) secrets: BTreeMap<String, Secret>,
     /// What the file holds as `[[enrollment.tokens]]`, with its secrets: it is not merged with anything.
     pub(super) tokens: Option<Value>,
+    /// What it holds as `[[gitea.scopes]]`, likewise.
+    pub(super) scopes: Option<Value>,
     /// What it holds as `[[runners]]`, likewise.
     pub(super) runners: Option<Value>,
     /// What is wrong in single layers.
@@ -115,8 +118,8 @@ impl Layers {
                 values.insert(format!("{section}.{key}"), value);
             }
         }
-        let Self { secrets, tokens, runners, problems, incomplete, .. } = self;
-        Merged { values, secrets, tokens, runners, problems, incomplete }
+        let Self { secrets, tokens, scopes, runners, problems, incomplete, .. } = self;
+        Merged { values, secrets, tokens, scopes, runners, problems, incomplete }
     }
 
     fn toml(&mut self, text: &str, origin: &String) {
@@ -138,10 +141,10 @@ impl Layers {
                 ValueKind::Table(table) if keys::is_section(&section) => {
                     for (key, value) in table {
                         let key = format!("{section}.{key}");
-                        if key == keys::TOKENS {
-                            self.tokens = Some(value);
-                        } else {
-                            entries.push((key, value));
+                        match key.as_str() {
+                            keys::TOKENS => self.tokens = Some(value),
+                            keys::SCOPES => self.scopes = Some(value),
+                            _ => entries.push((key, value)),
                         }
                     }
                 }
@@ -201,6 +204,11 @@ impl Layers {
             _ if keys::is_tokens(key) => {
                 "only the settings file can hold these: write [[enrollment.tokens]] there, with a \
                  name and a token_file"
+                    .into()
+            }
+            _ if keys::is_scopes(key) => {
+                "only the settings file can hold these: write [[gitea.scopes]] there, with a scope and \
+                 a registration_token_file or an api_token_file"
                     .into()
             }
             _ if keys::is_runners(key) => {

@@ -16,7 +16,9 @@ mod problem;
 mod reader;
 mod runners;
 mod scope;
+mod scopes;
 mod secret;
+mod tables;
 mod time;
 mod tokens;
 mod types;
@@ -26,6 +28,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use keys::of_scope;
 pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use problem::{Problem, Problems};
 pub use scope::Scope;

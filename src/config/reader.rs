@@ -66,6 +66,12 @@ impl Reader {
         self.given(key)
     }
 
+    /// Whether a secret is given, by itself or by its file.
+    pub(super) fn has_secret(&self, key: &str) -> bool {
+        self.merged.secrets.contains_key(key)
+            || self.merged.values.contains_key(&format!("{key}_file"))
+    }
+
     /// A key that is told only where it is given.
     pub(super) fn given<T: Setting>(&mut self, key: &str) -> Option<T> {
         let value = self.merged.values.remove(key)?;
@@ -151,6 +157,11 @@ impl Reader {
     /// The tables of `[[enrollment.tokens]]`, as the file holds them.
     pub(super) fn tokens(&mut self) -> Option<Value> {
         self.merged.tokens.take()
+    }
+
+    /// The tables of `[[gitea.scopes]]`, likewise.
+    pub(super) fn scopes(&mut self) -> Option<Value> {
+        self.merged.scopes.take()
     }
 
     /// The tables of `[[runners]]`, likewise.

@@ -8,26 +8,28 @@ use super::forms::LabelForm;
 use super::network::List;
 use super::reader::Reader;
 use super::value::Setting;
-use super::{Address, Credentials, DeclaredRunner, Listen, keys, tokens};
+use super::{Address, Credentials, DeclaredRunner, Listen, Scope, keys, scopes, tables};
 use crate::broker::policy;
 use crate::broker::token::MAX_TEXT;
 use crate::credential::Pattern;
 
 /// What a table may hold.
-pub(super) const FIELDS: &[&str] = &["name", "labels"];
+pub(super) const FIELDS: &[&str] = &["name", "labels", "scope"];
 
 const EXAMPLE: &str = "for example builder-1";
 
-/// All runners that are declared; `forms` are the full forms of bare labels.
+/// All runners that are declared; `forms` are the full forms of bare labels, `served` the
+/// scopes, of which the first is for those that name none.
 pub(super) fn declared(
     reader: &mut Reader,
     forms: &BTreeMap<String, String>,
     listen: &Listen,
     credentials: &Credentials,
+    served: &[Scope],
 ) -> Vec<DeclaredRunner> {
     let Some(value) = reader.runners() else { return Vec::new() };
     let origin = value.origin().unwrap_or_default().to_owned();
-    let tables = tokens::tables(reader, keys::RUNNERS, "runner", value);
+    let tables = tables::tables(reader, keys::RUNNERS, "runner", value);
     if tables.is_empty() {
         return Vec::new();
     }
@@ -43,7 +45,7 @@ pub(super) fn declared(
     address_is_known(reader, listen, credentials);
     let mut names = BTreeSet::new();
     let runners = tables.into_iter().filter_map(|(number, fields)| {
-        runner(reader, &mut names, number, &origin, fields, forms, &credentials.path)
+        runner(reader, &mut names, number, &origin, fields, forms, &credentials.path, served)
     });
     runners.collect()
 }
@@ -72,6 +74,7 @@ fn runner(
     mut fields: Map<String, Value>,
     forms: &BTreeMap<String, String>,
     path: &str,
+    served: &[Scope],
 ) -> Option<DeclaredRunner> {
     let name = match fields.remove("name").map(|value| Name::read(value.kind)) {
         Some(Ok(Name(name))) => match makes_path(path, &name) {
@@ -90,17 +93,10 @@ fn runner(
     };
     let name =
         name.map_err(|message| reader.problem(&format!("{prefix}.name"), origin, message)).ok();
-    for (field, value) in fields.into_iter().collect::<BTreeMap<_, _>>() {
-        let key = format!("{prefix}.{field}");
-        if FIELDS.contains(&field.as_str()) {
-            reader.add(key, value);
-        } else {
-            let meant = keys::closest(&field, FIELDS.iter());
-            reader.problem(&key, origin, keys::unknown(meant));
-        }
-    }
+    tables::lay_out(reader, &prefix, origin, fields, FIELDS, &[]);
     let labels = labels(reader, &format!("{prefix}.labels"), forms);
-    Some(DeclaredRunner { name: name?, labels: labels? })
+    let scope = scopes::of(reader, &format!("{prefix}.scope"), served);
+    Some(DeclaredRunner { name: name?, labels: labels?, scope })
 }
 
 /// A file has to be written for it, or it is of no use.

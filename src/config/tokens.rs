@@ -1,16 +1,15 @@
 //! `[[enrollment.tokens]]`: the tables of the settings file that declare a token each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use config::{Map, Value, ValueKind};
 use ipnet::IpNet;
 
-use super::layers::Secret;
 use super::network::List;
 use super::reader::Reader;
 use super::value::Setting;
-use super::{DeclaredToken, Scope, keys, own};
+use super::{DeclaredToken, Scope, keys, own, tables};
 use crate::broker::token::{Draft, Kind, Policy, SETTINGS_TOKEN};
 
 /// What a table may hold.
@@ -30,41 +29,17 @@ pub(super) const FIELDS: &[&str] = &[
     "allowed_cidrs",
 ];
 
-/// All tokens that are declared, for runners of this one scope.
-pub(super) fn declared(reader: &mut Reader, scope: &Scope) -> Vec<DeclaredToken> {
+/// All tokens that are declared, for runners of these scopes; the first is for those that name none.
+pub(super) fn declared(reader: &mut Reader, scopes: &[Scope]) -> Vec<DeclaredToken> {
     let Some(value) = reader.tokens() else { return Vec::new() };
     let origin = value.origin().unwrap_or_default().to_owned();
     let mut tokens = Vec::new();
     let mut names = BTreeSet::new();
-    for (number, fields) in tables(reader, keys::TOKENS, "token", value) {
+    for (number, fields) in tables::tables(reader, keys::TOKENS, "token", value) {
         let table = Table::new(reader, &mut names, number, origin.clone(), fields);
-        tokens.extend(table.token(reader, scope));
+        tokens.extend(table.token(reader, scopes));
     }
     tokens
-}
-
-/// The tables of a list, each with its key; `noun` is what one of them declares.
-pub(super) fn tables(
-    reader: &mut Reader,
-    key: &str,
-    noun: &str,
-    list: Value,
-) -> Vec<(String, Map<String, Value>)> {
-    let origin = list.origin().unwrap_or_default().to_owned();
-    let remedy = format!("write [[{key}]], in two brackets, before each {noun}'s keys");
-    let ValueKind::Array(items) = list.kind else {
-        reader.problem(key, &origin, format!("is no list of tables: {remedy}"));
-        return Vec::new();
-    };
-    let mut tables = Vec::new();
-    for (index, item) in items.into_iter().enumerate() {
-        let number = format!("{key}[{}]", index + 1);
-        match item.kind {
-            ValueKind::Table(fields) => tables.push((number, fields)),
-            _ => reader.problem(&number, &origin, format!("is no table: {remedy}")),
-        }
-    }
-    tables
 }
 
 /// One table, whose fields are laid out as keys of the reader.
@@ -97,27 +72,11 @@ impl Table {
         let name = name
             .map_err(|message| reader.problem(&format!("{prefix}.name"), &origin, message))
             .ok();
-        for (field, value) in fields.into_iter().collect::<BTreeMap<_, _>>() {
-            let key = format!("{prefix}.{field}");
-            match value.kind {
-                ValueKind::String(text) if field == "token" => {
-                    let secret = Secret { text: text.into(), origin: origin.clone() };
-                    reader.add_secret(key, secret);
-                }
-                _ if field == "token" => {
-                    reader.problem(&key, &origin, "is no text: put it in quotes".into());
-                }
-                _ if FIELDS.contains(&field.as_str()) => reader.add(key, value),
-                _ => {
-                    let meant = keys::closest(&field, FIELDS.iter());
-                    reader.problem(&key, &origin, keys::unknown(meant));
-                }
-            }
-        }
+        tables::lay_out(reader, &prefix, &origin, fields, FIELDS, &["token"]);
         Self { prefix, name }
     }
 
-    fn token(self, reader: &mut Reader, only: &Scope) -> Option<DeclaredToken> {
+    fn token(self, reader: &mut Reader, scopes: &[Scope]) -> Option<DeclaredToken> {
         let key = |field: &str| format!("{}.{field}", self.prefix);
         let token = own::secret(
             reader,
@@ -131,7 +90,7 @@ impl Table {
             kind: reader.given(&key("kind")).unwrap_or(Kind::Reusable),
             description: reader.given(&key("description")).unwrap_or_default(),
             policy: Policy {
-                scope: self.scope(reader, only),
+                scope: super::scopes::of(reader, &format!("{}.scope", self.prefix), scopes),
                 labels: self.list(reader, "labels"),
                 name_pattern: reader.given(&key("name_pattern")),
                 ephemeral_only: reader.given(&key("ephemeral_only")).unwrap_or_default(),
@@ -157,22 +116,6 @@ impl Table {
     fn list<T: Setting>(&self, reader: &mut Reader, field: &str) -> Vec<T> {
         let key = format!("{}.{field}", self.prefix);
         reader.given(&key).map_or_else(Vec::new, |List(items)| items)
-    }
-
-    fn scope(&self, reader: &mut Reader, only: &Scope) -> Scope {
-        let key = format!("{}.scope", self.prefix);
-        let scope = reader.given(&key).unwrap_or_else(|| only.clone());
-        // Where gitea.scope itself is wrong, nobody knows which one is right here.
-        let known = !reader.problems.iter().any(|problem| problem.key == "gitea.scope");
-        if scope != *only && known {
-            let message = format!(
-                "{scope} is not gitea.scope ({only}), the only one that runners can serve: leave it \
-                 out, or give that one"
-            );
-            let origin = reader.origin(&key);
-            reader.problem(&key, &origin, message);
-        }
-        scope
     }
 }
 

@@ -110,14 +110,23 @@ impl Default for Admin {
 pub struct Gitea {
     /// Base address: http or https, an authority, perhaps a sub-path, no trailing slash, no query.
     pub url: Uri,
-    /// Where runners serve.
-    pub scope: Scope,
-    /// Gitea's secret with which runners join the scope.
-    pub registration_token: SecretString,
-    /// A Gitea access token, for deregistration and for settling unclear registrations.
-    pub api_token: Option<SecretString>,
+    /// Where those runners serve whose enrollment token names no scope.
+    pub default: Served,
+    /// `[[gitea.scopes]]`: the other scopes that are served; none is there twice.
+    pub further: Vec<Served>,
     /// PEM file with the authorities to trust in place of the system's.
     pub ca_file: Option<PathBuf>,
+}
+
+/// A scope that runners can be registered for. At least one of the tokens is there.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Where its runners serve.
+    pub scope: Scope,
+    /// Gitea's secret with which runners join the scope; `None`: it is minted with the API token.
+    pub registration_token: Option<SecretString>,
+    /// A Gitea access token, for registration tokens, deregistration and unclear registrations.
+    pub api_token: Option<SecretString>,
 }
 
 /// `[enrollment]`
@@ -187,6 +196,8 @@ pub struct DeclaredRunner {
     pub name: String,
     /// In full form (`ubuntu-latest:docker://node:20`), each bare name once.
     pub labels: Vec<String>,
+    /// Where it serves.
+    pub scope: Scope,
 }
 
 impl DeclaredRunner {
@@ -316,6 +327,19 @@ pub enum LogLevel {
     Debug,
     /// And each step.
     Trace,
+}
+
+impl Gitea {
+    /// All scopes that are served, the default one first.
+    pub fn served(&self) -> impl Iterator<Item = &Served> {
+        std::iter::once(&self.default).chain(&self.further)
+    }
+
+    /// Whether runners can be registered for this scope.
+    #[must_use]
+    pub fn serves(&self, scope: &Scope) -> bool {
+        self.served().any(|served| served.scope == *scope)
+    }
 }
 
 impl Settings {

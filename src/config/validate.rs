@@ -16,7 +16,7 @@ use super::reader::Reader;
 use super::value::Setting;
 use super::{
     Admin, Credentials, Enrollment, Gitea, Lease, Listen, Log, Scope, Settings, Shutdown, Store,
-    own, runners, secret, tokens,
+    own, runners, scopes, secret, tokens,
 };
 
 /// All settings; `None` where one that is needed is missing or wrong. What is wrong is noted in the
@@ -24,12 +24,12 @@ use super::{
 pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     let listen = listen(reader);
     let admin = admin(reader);
-    let (scope, gitea) = gitea(reader);
-    let enrollment = enrollment(reader, &scope);
+    let (scopes, gitea) = gitea(reader);
+    let enrollment = enrollment(reader, &scopes);
     own::distinct(reader);
     let credentials = credentials(reader);
     let labels = reader.labels();
-    let runners = runners::declared(reader, &labels, &listen, &credentials);
+    let runners = runners::declared(reader, &labels, &listen, &credentials, &scopes);
     Some(Settings {
         listen,
         admin,
@@ -90,32 +90,13 @@ fn user_header(reader: &mut Reader, proxies: &[IpNet]) -> Option<HeaderName> {
     Some(header)
 }
 
-/// The scope stands for itself, too: tokens need it where the rest is wrong.
-fn gitea(reader: &mut Reader) -> (Scope, Option<Gitea>) {
+/// The scopes stand for themselves, too: tokens and runners need them where the rest is wrong.
+fn gitea(reader: &mut Reader) -> (Vec<Scope>, Option<Gitea>) {
     let url = reader.required(
         "gitea.url",
         "give Gitea's address, for example http://gitea:3000 (GITEA_INSTANCE_URL works too)",
     );
-    let scope = reader.or("gitea.scope", Scope::Instance);
-    let registration_token = reader.secret(
-        "gitea.registration_token",
-        Some(
-            "give the token that Gitea shows under Actions, Runners, Create new Runner, in a file \
-             named by gitea.registration_token_file \
-             (GITEA_RUNNER_REGISTRATION_TOKEN_FILE works too)",
-        ),
-    );
-    let api_token = reader.secret("gitea.api_token", None).filter(|token| {
-        let good = own::is_visible(token);
-        if !good {
-            own::refuse(
-                reader,
-                "gitea.api_token",
-                "holds what no token of Gitea does: give it as Gitea showed it",
-            );
-        }
-        good
-    });
+    let served = scopes::served(reader);
     let ca_file = reader.optional("gitea.ca_file").filter(|path: &PathBuf| {
         certificates(path)
             .map_err(|message| {
@@ -124,20 +105,21 @@ fn gitea(reader: &mut Reader) -> (Scope, Option<Gitea>) {
             })
             .is_ok()
     });
-    let gitea = url.zip(registration_token).map(|(url, registration_token)| Gitea {
+    let scopes = served.iter().map(|served| served.scope.clone()).collect();
+    let mut served = served.into_iter();
+    let gitea = url.zip(served.next()).map(|(url, default)| Gitea {
         url,
-        scope: scope.clone(),
-        registration_token,
-        api_token,
+        default,
+        further: served.collect(),
         ca_file,
     });
-    (scope, gitea)
+    (scopes, gitea)
 }
 
-fn enrollment(reader: &mut Reader, scope: &Scope) -> Enrollment {
+fn enrollment(reader: &mut Reader, scopes: &[Scope]) -> Enrollment {
     Enrollment {
         token: own::secret(reader, "enrollment.token", None),
-        tokens: tokens::declared(reader, scope),
+        tokens: tokens::declared(reader, scopes),
     }
 }
 

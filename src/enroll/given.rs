@@ -170,9 +170,8 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<V> {
         Some(Wanted {
             gitea: config::Gitea {
                 url: url?,
-                scope: scope?,
-                registration_token: registration_token.unwrap_or_default(),
-                api_token,
+                default: config::Served { scope: scope?, registration_token, api_token },
+                further: Vec::new(),
                 ca_file: given.ca_file.clone(),
             },
             direct: own.direct.is_some(),

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
@@ -56,7 +55,7 @@ pub async fn join(peer: &Peer, stop: &CancellationToken) -> Result<RunnerFile, J
             "the runner of this file is not known any more: a new one is registered"
         );
     }
-    if wanted.gitea.registration_token.expose_secret().is_empty() {
+    if wanted.gitea.default.registration_token.is_none() {
         return Err(JoinError::Settings(format!(
             "there is no enrollment token to register a runner with, and {} holds none that is known: \
              set GITEA_RUNNER_REGISTRATION_TOKEN_FILE",

@@ -1,8 +1,5 @@
 //! Who registers runners, answers for them and deregisters them: a broker, or Gitea itself.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use secrecy::ExposeSecret;
@@ -15,9 +12,7 @@ use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_
 use crate::connect::messages::RegisterRequest;
 use crate::connect::{Code, Codec, ConnectError, encode};
 use crate::credential::RunnerFile;
-use crate::gitea::{
-    CallError, DeleteAnswer, GiteaClient, RegisterFailure, RestError, Tokens, token_scope,
-};
+use crate::gitea::{CallError, DeleteAnswer, GiteaClient, RegisterFailure, RestError, token_scope};
 use crate::net::upstream::Upstream;
 
 /// Shown in Gitea's list until the runner declares its own.
@@ -73,11 +68,7 @@ impl Peer {
     pub fn new(wanted: Wanted) -> Result<Self, String> {
         let upstream = Upstream::new(&wanted.gitea)
             .map_err(|error| in_our_words(&error.to_string(), wanted.direct))?;
-        let tokens = Tokens {
-            registration: wanted.gitea.registration_token.clone(),
-            api: wanted.gitea.api_token.clone(),
-        };
-        let client = GiteaClient::new(upstream, Arc::new(ArcSwap::from_pointee(tokens)));
+        let client = GiteaClient::new(upstream, &wanted.gitea);
         Ok(Self { client, wanted })
     }
 
@@ -108,9 +99,10 @@ impl Peer {
     /// Registers a runner, once.
     pub(super) async fn register(&self) -> Result<RunnerFile, RegisterError> {
         let wanted = &self.wanted;
+        let token = wanted.gitea.default.registration_token.clone().unwrap_or_default();
         let mut request = RegisterRequest {
             name: wanted.name.clone(),
-            token: wanted.gitea.registration_token.expose_secret().to_owned(),
+            token: token.expose_secret().to_owned(),
             version: VERSION.to_owned(),
             labels: labels::names(&wanted.labels),
             ephemeral: wanted.ephemeral,
@@ -120,7 +112,7 @@ impl Peer {
         headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
         let body = encode(Codec::Proto, &request).into();
         request.token.zeroize();
-        let answer = self.client.register(Codec::Proto, body, headers).await;
+        let answer = self.client.register(Codec::Proto, body, headers, &token).await;
         let runner = answer.map_err(|failure| self.register_failed(failure))?.runner;
         Ok(RunnerFile {
             id: runner.id,
@@ -163,9 +155,9 @@ impl Peer {
 
     /// Straight at Gitea: no id is deleted that the runner's own credentials do not name.
     async fn delete(&self, file: &RunnerFile) -> Result<Leaving, Leaving> {
-        let scope = &self.wanted.gitea.scope;
+        let scope = &self.wanted.gitea.default.scope;
         let needs = token_scope(scope);
-        if self.client.tokens().api.is_none() {
+        if !self.client.has_api_token(scope) {
             return Err(Leaving::Stays(format!(
                 "there is no Gitea API token to delete it with: set GITEA_API_TOKEN_FILE to a file \
                  with one of scope {needs}, and the runner is deleted when the command ends"

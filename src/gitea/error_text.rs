@@ -41,6 +41,12 @@ impl RegisterRefusal {
             .map(|(_, refusal)| *refusal)
             .or_else(|| refused_unread(error.code).then_some(Self::Other))
     }
+
+    /// Whether another registration token may do.
+    #[must_use]
+    pub fn is_of_token(self) -> bool {
+        matches!(self, Self::TokenNotFound | Self::TokenInvalidated)
+    }
 }
 
 impl fmt::Display for RegisterRefusal {

@@ -7,7 +7,7 @@ use hyper::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT as USER_AGENT_HEADER,
 };
 use hyper::{Method, Request, StatusCode};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use super::scope::{runners_path, token_scope};
 use super::{CALL_LIMIT, GiteaClient, USER_AGENT};
 use crate::broker::Shown;
 use crate::config::Scope;
+use crate::connect;
 use crate::net::upstream::{OutBody, UpstreamError};
 
 /// How large a page may be: more than runners with the most and longest labels that the broker lets
@@ -30,28 +31,33 @@ const QUOTE_LIMIT: usize = 300;
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
     /// None is set.
-    #[error("there is no API token: set gitea.api_token_file to one with the scope {needs}")]
+    #[error("there is no API token: set {setting} to one with the scope {needs}")]
     NoToken {
+        /// The setting that names its file.
+        setting: String,
         /// The scope that the token needs.
         needs: &'static str,
     },
     /// Gitea does not know the token.
     #[error(
-        "Gitea does not accept the API token: set gitea.api_token_file to a valid one with the scope \
-         {needs}"
+        "Gitea does not accept the API token: set {setting} to a valid one with the scope {needs}"
     )]
     Unauthorized {
+        /// The setting that names its file.
+        setting: String,
         /// The scope that the token needs.
         needs: &'static str,
     },
     /// The token is known and may not.
     #[error(
-        "the API token may not do this (Gitea says: {text}): set gitea.api_token_file to one with \
-         the scope {needs}, of a user who administers this scope"
+        "the API token may not do this (Gitea says: {text}): set {setting} to one with the scope \
+         {needs}, of a user who administers this scope"
     )]
     Forbidden {
         /// Gitea's words.
         text: String,
+        /// The setting that names the token's file.
+        setting: String,
         /// The scope that the token needs.
         needs: &'static str,
     },
@@ -177,16 +183,21 @@ impl GiteaClient {
         json: Option<Bytes>,
     ) -> Result<Answer, RestError> {
         let needs = token_scope(scope);
-        let authorization = self.authorization(needs)?;
+        let setting = self.api_token_setting(scope);
+        let Some(token) = self.api_token(scope) else {
+            return Err(RestError::NoToken { setting, needs });
+        };
+        // What no header can carry, Gitea never gave out.
+        let Some(authorization) = authorization(&token) else {
+            return Err(RestError::Unauthorized { setting, needs });
+        };
         let mut answer = self.send(method, path, Some(authorization), json).await?;
-        if let Some(token) = &self.tokens().api {
-            answer.hide(token);
-        }
+        answer.hide(&token);
         match answer.status {
-            StatusCode::UNAUTHORIZED => Err(RestError::Unauthorized { needs }),
+            StatusCode::UNAUTHORIZED => Err(RestError::Unauthorized { setting, needs }),
             StatusCode::FORBIDDEN => {
                 let text = message(&answer).unwrap_or_else(|| "nothing".into());
-                Err(RestError::Forbidden { text, needs })
+                Err(RestError::Forbidden { text, setting, needs })
             }
             _ => Ok(answer),
         }
@@ -226,17 +237,11 @@ impl GiteaClient {
             .await
             .map_err(|sentence| RestError::Unexpected(status, sentence))
     }
+}
 
-    fn authorization(&self, needs: &'static str) -> Result<HeaderValue, RestError> {
-        let tokens = self.tokens();
-        let token = tokens.api.as_ref().ok_or(RestError::NoToken { needs })?;
-        let value = Zeroizing::new(format!("token {}", token.expose_secret()));
-        // What no header can carry, Gitea never gave out.
-        let mut value =
-            HeaderValue::from_str(&value).map_err(|_| RestError::Unauthorized { needs })?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
+fn authorization(token: &SecretString) -> Option<HeaderValue> {
+    let value = Zeroizing::new(format!("token {}", token.expose_secret()));
+    connect::sensitive(&value)
 }
 
 fn label_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -274,7 +279,7 @@ fn unexpected(answer: &Answer) -> RestError {
 }
 
 /// Gitea's own words about an error, fit for a log; `None` where Gitea did not write the answer.
-fn message(answer: &Answer) -> Option<String> {
+pub(super) fn message(answer: &Answer) -> Option<String> {
     #[derive(Deserialize)]
     struct Body {
         message: String,

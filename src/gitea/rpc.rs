@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, Method, Request};
 use prost::Message;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -201,13 +201,14 @@ impl GiteaClient {
     }
 
     /// Registers a runner: once, on a connection of its own. `body` is a `RegisterRequest` in `codec`, not
-    /// compressed, with Gitea's registration token in it; `headers` are the runner's own, as far as they
-    /// are to be passed on.
+    /// compressed, with `token`, Gitea's registration token, in it; `headers` are the runner's own, as far as
+    /// they are to be passed on.
     pub async fn register(
         &self,
         codec: Codec,
         body: Bytes,
         mut headers: HeaderMap,
+        token: &SecretString,
     ) -> Result<RegisterAnswer, RegisterFailure> {
         for name in [HOST, CONTENT_LENGTH, CONTENT_ENCODING] {
             headers.remove(name);
@@ -223,15 +224,14 @@ impl GiteaClient {
         let status = response.status();
         let answer = match Answer::read(response, BODY_LIMIT, deadline).await {
             Ok(mut answer) => {
-                answer.hide(&self.tokens().registration);
+                answer.hide(token);
                 answer
             }
             Err(sentence) if nothing_done(status) => return Err(refused_by_proxy(sentence)),
             Err(sentence) => return Err(RegisterFailure::Unclear(sentence)),
         };
         // A Gitea, or a proxy before it, that repeats what it was sent: the runner must not see it.
-        registered(codec, answer)
-            .map_err(|failure| failure.without(self.tokens().registration.expose_secret()))
+        registered(codec, answer).map_err(|failure| failure.without(token.expose_secret()))
     }
 
     async fn call<Q, A>(

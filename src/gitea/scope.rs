@@ -16,6 +16,14 @@ pub(super) fn runners_path(scope: &Scope) -> String {
     }
 }
 
+/// Where Gitea before 1.24 has a scope's registration token, likewise.
+pub(super) fn legacy_path(scope: &Scope) -> String {
+    match scope {
+        Scope::Instance => "admin/runners".to_owned(),
+        other => runners_path(other),
+    }
+}
+
 /// The scope that an API token needs to list and delete a scope's runners.
 #[must_use]
 pub fn token_scope(scope: &Scope) -> &'static str {

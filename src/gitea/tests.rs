@@ -19,10 +19,9 @@ const API_TOKEN: &str = "api-token-canary";
 const RUNNER_TOKEN: &str = "runner-token-canary";
 
 fn client(url: &str, api: Option<&str>) -> GiteaClient {
-    let tokens =
-        Tokens { registration: SecretString::from("unused"), api: api.map(SecretString::from) };
-    let upstream = Upstream::new(&gitea(url)).unwrap();
-    GiteaClient::new(upstream, Arc::new(ArcSwap::from_pointee(tokens)))
+    let mut settings = gitea(url);
+    settings.default.api_token = api.map(SecretString::from);
+    GiteaClient::new(Upstream::new(&settings).unwrap(), &settings)
 }
 
 async fn served<F>(handler: F) -> (TestServer, GiteaClient)
@@ -141,7 +140,7 @@ async fn register(client: &GiteaClient, codec: Codec) -> Result<RegisterAnswer, 
     headers.insert("x-kept", HeaderValue::from_static("yes"));
     headers.insert("content-length", HeaderValue::from_static("1"));
     headers.insert("content-encoding", HeaderValue::from_static("gzip"));
-    client.register(codec, body, headers).await
+    client.register(codec, body, headers, &SecretString::from("unused")).await
 }
 
 #[tokio::test]

@@ -3,13 +3,12 @@
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
-use secrecy::ExposeSecret;
 use tracing::warn;
 
 use super::enrollment::Identified;
 use super::{Lifecycle, Live};
 use crate::broker::policy::{self, Asks, Refusal};
-use crate::broker::{Event, Key, What, secrets_match};
+use crate::broker::{Event, Key, What};
 use crate::connect::messages::RegisterRequest;
 use crate::connect::{Code, ConnectError};
 use crate::telemetry::metrics::Rejection;
@@ -44,7 +43,7 @@ impl Lifecycle {
             ephemeral: request.ephemeral,
             peer,
         };
-        self.enrollment.allows(&token.token_id, &asks, &self.settings.load().gitea.scope)?;
+        self.enrollment.allows(&token.token_id, &asks, &self.settings.load().gitea)?;
         Ok(token)
     }
 
@@ -56,11 +55,7 @@ impl Lifecycle {
         }
         // Both are looked at before either decides, so that the time does not tell which one was near.
         let identified = self.enrollment.identify(presented, SystemTime::now());
-        let registration = secrets_match(
-            self.gitea.tokens().registration.expose_secret().as_bytes(),
-            presented.as_bytes(),
-        );
-        if registration {
+        if self.gitea.is_registration_token(presented) {
             return Err(Refusal::RegistrationToken);
         }
         identified.inspect_err(|_| self.limiter().failed(peer, now))

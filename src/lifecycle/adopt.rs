@@ -172,7 +172,7 @@ impl Lifecycle {
         // What the broker ended Gitea did not know any more, so it was restored since. Not to keep the runner
         // would leave it at work where nobody sees it.
         let mut new = Adopted {
-            scope: self.settings.load().gitea.scope.clone(),
+            scope: self.settings.load().gitea.default.scope.clone(),
             credentials: Credentials { id: 0, uuid, token },
             name: String::new(),
             labels: Vec::new(),
@@ -276,7 +276,7 @@ impl Lifecycle {
         // While Gitea was asked, it may have come by itself.
         self.is_free(&credentials)?;
         let new = Adopted {
-            scope: self.settings.load().gitea.scope.clone(),
+            scope: self.settings.load().gitea.default.scope.clone(),
             credentials,
             name,
             labels,

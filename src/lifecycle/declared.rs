@@ -108,7 +108,7 @@ fn declared(settings: &Settings) -> Vec<(String, Draft, Digest)> {
         let draft = Draft {
             kind: Kind::Reusable,
             description: "enrollment.token of the settings".into(),
-            policy: Policy::of_scope(settings.gitea.scope.clone()),
+            policy: Policy::of_scope(settings.gitea.default.scope.clone()),
         };
         (SETTINGS_TOKEN.to_owned(), draft, secret)
     });

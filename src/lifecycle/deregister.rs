@@ -176,7 +176,7 @@ impl Lifecycle {
             self.switch_off(live).await;
         }
         spare_busy(live, force)?;
-        if self.gitea.tokens().api.is_none() {
+        if !self.gitea.has_api_token(&live.scope) {
             return self.without_api_token(live, reason, by).await;
         }
         let before = live.state();

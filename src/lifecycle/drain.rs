@@ -48,7 +48,7 @@ impl Lifecycle {
         by: By,
     ) -> Result<(), DeregisterError> {
         let _fate = live.fate.lock().await;
-        if self.gitea.tokens().api.is_none() {
+        if !self.gitea.has_api_token(&live.scope) {
             return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
         }
         let state = RecordState::Deregistering(Reason::Drain);
@@ -188,7 +188,7 @@ impl Lifecycle {
     /// either. The caller holds its fate.
     pub(super) async fn switch_off(&self, live: &Live) {
         let id = live.id();
-        if id == 0 || self.gitea.tokens().api.is_none() || !self.gitea.can_switch() {
+        if id == 0 || !self.gitea.has_api_token(&live.scope) || !self.gitea.can_switch() {
             return;
         }
         if !live.is_disabled() {

@@ -12,7 +12,7 @@ use super::tokens::TokenNow;
 use crate::broker::policy::{self, Asks, Refusal, Room};
 use crate::broker::secret::{Digest, Presented, secrets_match};
 use crate::broker::token::{Kind, Origin, State, Token};
-use crate::config::Scope;
+use crate::config::{Gitea, Scope};
 
 /// All enrollment tokens.
 #[derive(Default)]
@@ -49,6 +49,8 @@ struct Secret {
 pub struct Identified {
     /// Which token.
     pub token_id: String,
+    /// Where its runners serve.
+    pub scope: Scope,
     secret: Digest,
 }
 
@@ -69,21 +71,30 @@ impl Enrollment {
         let right = secrets_match(&kept, &presented.digest);
         secret
             .filter(|secret| right && secret.until.is_none_or(|until| now < until))
-            .filter(|secret| match inner.tokens.get(&secret.token_id) {
-                Some(entry) if entry.token.origin == Origin::Declared => true,
-                Some(entry) => presented.id == Some(entry.token.id.as_str()),
-                None => false,
+            .and_then(|secret| inner.tokens.get(&secret.token_id))
+            .map(|entry| &entry.token)
+            .filter(|token| {
+                token.origin == Origin::Declared || presented.id == Some(token.id.as_str())
             })
-            .map(|secret| Identified { token_id: secret.token_id.clone(), secret: kept })
+            .map(|token| Identified {
+                token_id: token.id.clone(),
+                scope: token.policy.scope.clone(),
+                secret: kept,
+            })
             .ok_or(Refusal::Token)
     }
 
-    /// Whether the secret by which a token was found is still one of its own.
+    /// Whether the secret by which a token was found is still one of its own, and its runners serve where
+    /// they did.
     ///
     /// # Errors
     /// It was replaced.
     pub fn still(&self, identified: &Identified, now: SystemTime) -> Result<(), Refusal> {
         let inner = self.lock();
+        let token = inner.tokens.get(&identified.token_id).map(|entry| &entry.token);
+        if token.is_none_or(|token| token.policy.scope != identified.scope) {
+            return Err(Refusal::Token);
+        }
         let secret = inner.secrets.get(&identified.secret);
         match secret.filter(|secret| secret.token_id == identified.token_id) {
             Some(Secret { until, .. }) if until.is_none_or(|until| now < until) => Ok(()),
@@ -95,7 +106,7 @@ impl Enrollment {
     ///
     /// # Errors
     /// What it does not allow.
-    pub fn allows(&self, id: &str, asks: &Asks<'_>, served: &Scope) -> Result<(), Refusal> {
+    pub fn allows(&self, id: &str, asks: &Asks<'_>, served: &Gitea) -> Result<(), Refusal> {
         self.lock().allows(id, asks, served, SystemTime::now())
     }
 
@@ -103,7 +114,7 @@ impl Enrollment {
     ///
     /// # Errors
     /// Why not.
-    pub fn exchanges(&self, id: &str, peer: IpAddr, served: &Scope) -> Result<Token, Refusal> {
+    pub fn exchanges(&self, id: &str, peer: IpAddr, served: &Gitea) -> Result<Token, Refusal> {
         let now = SystemTime::now();
         let inner = self.lock();
         policy::in_force(inner.chain(id), now)?;
@@ -164,7 +175,7 @@ impl Enrollment {
         self: &Arc<Self>,
         id: &str,
         asks: Asks<'_>,
-        served: &Scope,
+        served: &Gitea,
     ) -> Result<Reservation, Refusal> {
         loop {
             let mut moved = std::pin::pin!(self.moved.notified());
@@ -181,7 +192,7 @@ impl Enrollment {
         self: &Arc<Self>,
         id: &str,
         asks: &Asks<'_>,
-        served: &Scope,
+        served: &Gitea,
     ) -> Result<Option<Reservation>, Refusal> {
         let mut inner = self.lock();
         inner.allows(id, asks, served, SystemTime::now())?;
@@ -313,7 +324,7 @@ impl Inner {
         &self,
         id: &str,
         asks: &Asks<'_>,
-        served: &Scope,
+        served: &Gitea,
         now: SystemTime,
     ) -> Result<(), Refusal> {
         let token = &self.tokens.get(id).ok_or(Refusal::Token)?.token;
@@ -321,9 +332,9 @@ impl Inner {
         self.serves(token, served)
     }
 
-    fn serves(&self, token: &Token, served: &Scope) -> Result<(), Refusal> {
+    fn serves(&self, token: &Token, served: &Gitea) -> Result<(), Refusal> {
         let scope = &token.policy.scope;
-        if scope == served { Ok(()) } else { Err(Refusal::Scope(scope.clone())) }
+        if served.serves(scope) { Ok(()) } else { Err(Refusal::Scope(scope.clone())) }
     }
 
     /// One that is in force itself stands where its parent stands.

@@ -65,11 +65,10 @@ impl Lifecycle {
         let _changing = self.enrollment.changing.lock().await;
         // Not before: the token may have ended while others changed theirs.
         let now = SystemTime::now();
-        let scope = self.settings.load().gitea.scope.clone();
         let parent = self
             .enrollment
             .still(&identified, now)
-            .and_then(|()| self.enrollment.exchanges(&parent_id, peer, &scope))
+            .and_then(|()| self.enrollment.exchanges(&parent_id, peer, &self.settings.load().gitea))
             .map_err(|refusal| refused(Some(parent_id.clone()), refusal))?;
         let draft = child(&parent, wish, now)?;
         policy::labels_allowed([&parent], &draft.policy.labels)

@@ -15,6 +15,7 @@ use super::tokens::By;
 use super::{Lifecycle, Live, runner_file};
 use crate::broker::lease::{Candidate, Sight, Spared, Verdict, spared, verdict};
 use crate::broker::{Presence, Reason, RecordId, RecordState};
+use crate::config::Scope;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 
 /// Deregistrations at a time: each costs Gitea a password hash.
@@ -204,7 +205,7 @@ impl Lifecycle {
                 Err(error) => kept(error.to_string()),
             };
         }
-        if self.gitea.tokens().api.is_none() {
+        if !self.gitea.has_api_token(&live.scope) {
             return (Pruning::Parked, why);
         }
         match self.look(live, Reason::Lease).await {
@@ -247,7 +248,7 @@ impl Lifecycle {
     /// Whether nothing can be known of what a runner does.
     pub(super) fn is_unseen(&self, live: &Live) -> bool {
         !live.called_here()
-            && self.gitea.tokens().api.is_none()
+            && !self.gitea.has_api_token(&live.scope)
             && runner_file::dial_elsewhere(&self.settings.load())
     }
 
@@ -287,18 +288,17 @@ impl Lifecycle {
     }
 
     /// Where runners dial Gitea themselves, its list tells what they do.
-    pub(super) async fn look_at_list(&self) {
+    pub(super) async fn look_at_list(&self, scope: &Scope) {
         if !runner_file::dial_elsewhere(&self.settings.load()) {
             return;
         }
-        let scope = self.settings.load().gitea.scope.clone();
-        let listed = match self.gitea.list_all(&scope).await {
+        let listed = match self.gitea.list_all(scope).await {
             Ok(listed) => listed,
-            Err(error) => return debug!(%error, "Gitea's list of runners cannot be read"),
+            Err(error) => return debug!(%error, %scope, "Gitea's list of runners cannot be read"),
         };
         let shown: HashMap<_, _> =
             listed.iter().map(|runner| (runner.id, runner.shown())).collect();
-        for live in self.roster.all() {
+        for live in self.roster.all().into_iter().filter(|live| live.scope == *scope) {
             let Some(shown) = shown.get(&live.id()) else { continue };
             let before = live.presence();
             let spoke = live.spoke();

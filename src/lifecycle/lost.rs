@@ -134,7 +134,7 @@ impl Lifecycle {
     fn ask_rest(self: &Arc<Self>, live: &Arc<Live>) {
         let every = self.timing.lost / QUESTIONS;
         if live.id() == 0
-            || self.gitea.tokens().api.is_none()
+            || !self.gitea.has_api_token(&live.scope)
             || !self.lost().asks(live.record_id, Instant::now(), every)
         {
             return;

@@ -29,7 +29,7 @@ mod tokens;
 mod upkeep;
 mod wake;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -57,7 +57,7 @@ use crate::broker::claims::CLAIM_TIMEOUT;
 use crate::broker::limiter::Limiter;
 use crate::broker::lost::Lost;
 use crate::broker::{Event, RecordId, Token};
-use crate::config::Settings;
+use crate::config::{Scope, Settings};
 use crate::gitea::{GiteaClient, REGISTER_LIMIT};
 use crate::store::{Store, StoreError, StoredToken};
 use crate::telemetry::Metrics;
@@ -145,8 +145,10 @@ pub struct Lifecycle {
     writing_events: tokio::sync::Mutex<()>,
     /// Events written since the last time that old ones were forgotten.
     since_pruned: AtomicUsize,
-    /// What the last probe of the API token found.
-    token_valid: Mutex<Option<bool>>,
+    /// What the last probes of the API tokens found.
+    token_valid: Mutex<HashMap<Scope, bool>>,
+    /// The scopes of which runners were ever shown.
+    measured: Mutex<BTreeSet<Scope>>,
     writable: tokio::sync::Mutex<upkeep::Writable>,
     /// Those that Gitea says it does not know.
     lost: Mutex<Lost>,
@@ -192,6 +194,7 @@ impl Lifecycle {
             writing_events: tokio::sync::Mutex::default(),
             since_pruned: AtomicUsize::new(0),
             token_valid: Mutex::default(),
+            measured: Mutex::default(),
             writable: tokio::sync::Mutex::default(),
             lost: Mutex::default(),
             adopting: adopt::Adopting::default(),

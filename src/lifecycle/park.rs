@@ -18,8 +18,10 @@ impl Lifecycle {
 
     /// Said once, at the start: what is different without an API token.
     pub(super) fn tell_of_parking(&self) {
-        if self.gitea.tokens().api.is_none() {
+        let settings = self.settings.load();
+        for one in settings.gitea.served().filter(|one| one.api_token.is_none()) {
             info!(
+                scope = %one.scope,
                 "there is no Gitea API token: runners that leave stay registered in Gitea and are parked for \
                  the next of their kind (same enrollment token and labels). With one \
                  (gitea.api_token_file, GITEA_API_TOKEN_FILE) the broker deletes them, mints \

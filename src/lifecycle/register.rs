@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -21,7 +21,7 @@ use crate::config::Scope;
 use crate::connect::messages::RegisterRequest;
 use crate::connect::{Code, ConnectError, encode, splice};
 use crate::fault;
-use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal};
+use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal, RestError};
 use crate::store::NewRunner;
 use crate::telemetry::metrics::{RegistrationOutcome as Outcome, Rejection};
 
@@ -101,7 +101,7 @@ impl Lifecycle {
                 let this = Arc::clone(self);
                 self.running.spawn(async move {
                     let begun = Instant::now();
-                    let scope = this.settings.load().gitea.scope.clone();
+                    let scope = registration.token.scope.clone();
                     let key = registration.key.clone();
                     let result = this.run(&scope, registration).await;
                     let outcome = match &result {
@@ -160,7 +160,8 @@ impl Lifecycle {
             Asks { name: &key.name, labels: &key.labels, ephemeral: key.ephemeral, peer: key.peer };
         let turn = async {
             loop {
-                let place = self.enrollment.reserve(&key.parent_id, asks, scope).await?;
+                let settings = self.settings.load_full();
+                let place = self.enrollment.reserve(&key.parent_id, asks, &settings.gitea).await?;
                 let slot = self.slots.acquire().await;
                 // While it waited for that, its token may have become one that admits fewer.
                 if place.fits() {
@@ -177,7 +178,9 @@ impl Lifecycle {
         // Or it may have been switched off, or have another secret.
         let still = self.enrollment.still(&token, SystemTime::now());
         still
-            .and_then(|()| self.enrollment.allows(&key.parent_id, &asks, scope))
+            .and_then(|()| {
+                self.enrollment.allows(&key.parent_id, &asks, &self.settings.load().gitea)
+            })
             .map_err(refuse)?;
         if self.is_draining() {
             return Err(Failed::Other(Outcome::Rejected, draining()));
@@ -190,33 +193,37 @@ impl Lifecycle {
             version,
             created_at: SystemTime::now(),
         };
-        let registration_token = self.gitea.tokens().registration.clone();
-        let spliced = splice::register_request(
-            intent.key.codec,
-            &body,
-            registration_token.expose_secret(),
-            &intent.label(),
-        )
-        .map_err(|error| Failed::Other(Outcome::Rejected, error))?;
-
         let parked = self.parked_for(&intent, dialled.as_deref());
         if let Some((parked, _fate)) = self.first_proven(&parked, &intent).await {
             return self.take_over(parked, intent, place, dialled).await;
         }
+        let with_token = |token: &SecretString| {
+            let token = token.expose_secret();
+            splice::register_request(intent.key.codec, &body, token, &intent.label())
+                .map(Bytes::from)
+        };
         let answer = self
-            .ask(&intent, spliced.into(), headers)
+            .ask(&intent, with_token, headers)
             .await
             .map_err(|(outcome, error)| Failed::Other(outcome, error))?;
         self.keep(intent, place, answer, dialled).await
     }
 
-    /// Writes down the intent, then asks Gitea, once. What comes to nothing is settled, or will be.
+    /// Writes down the intent, then asks Gitea: once, and once more where Gitea refused the registration token
+    /// and there is a later one. `message` makes the Register with a token. What comes to nothing is settled,
+    /// or will be.
     pub(super) async fn ask(
         &self,
         intent: &Intent,
-        body: Bytes,
+        message: impl Fn(&SecretString) -> Result<Bytes, ConnectError>,
         headers: HeaderMap,
     ) -> Result<RegisterAnswer, (Outcome, ConnectError)> {
+        let scope = &intent.scope;
+        let token = match self.gitea.registration_token(scope).await {
+            Ok(token) => token,
+            Err(error) => return Err(self.not_minted(intent, &error)),
+        };
+        let body = message(&token).map_err(|error| (Outcome::Rejected, error))?;
         fault::point("register-begun");
         if let Err(error) = self.store.insert_intent(intent.clone()).await {
             self.metrics.store_writable.set(0);
@@ -224,8 +231,31 @@ impl Lifecycle {
             return Err((Outcome::Failed, store_failed()));
         }
         fault::point("intent-stored");
-        let answer = self.gitea.register(intent.key.codec, body, headers).await;
+        let codec = intent.key.codec;
+        let mut answer = self.gitea.register(codec, body, headers.clone(), &token).await;
         fault::point("gitea-answered");
+        // It was refused before anything was done, so that this is no second time.
+        if let Err(RegisterFailure::Refused { refusal, .. }) = &answer
+            && refusal.is_of_token()
+        {
+            match self.gitea.renewed_token(scope, &token).await {
+                Ok(Some(later)) => match message(&later) {
+                    Ok(body) => {
+                        info!(%scope, "Gitea's registration token was reset: going on with the latest");
+                        answer = self.gitea.register(codec, body, headers, &later).await;
+                    }
+                    Err(error) => {
+                        self.drop_intent(intent).await;
+                        return Err((Outcome::Rejected, error));
+                    }
+                },
+                Ok(None) => {}
+                Err(error) => {
+                    self.drop_intent(intent).await;
+                    return Err(self.not_minted(intent, &error));
+                }
+            }
+        }
         match answer {
             Ok(answer) => Ok(answer),
             Err(failure) => Err(self.failed(intent.clone(), failure).await),
@@ -238,20 +268,19 @@ impl Lifecycle {
         intent: &Intent,
     ) -> Result<Credentials, (Outcome, ConnectError)> {
         let Key { name, labels, ephemeral, codec, .. } = &intent.key;
-        let body = {
-            let registration_token = self.gitea.tokens().registration.clone();
+        let message = |token: &SecretString| {
             let request = RegisterRequest {
                 name: name.clone(),
-                token: registration_token.expose_secret().to_owned(),
+                token: token.expose_secret().to_owned(),
                 version: intent.version.clone(),
                 labels: labels.iter().cloned().chain([intent.label()]).collect(),
                 ephemeral: *ephemeral,
             };
-            encode(*codec, &request).into()
+            Ok(encode(*codec, &request).into())
         };
         let mut headers = HeaderMap::new();
         headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
-        let RegisterAnswer { runner, .. } = self.ask(intent, body, headers).await?;
+        let RegisterAnswer { runner, .. } = self.ask(intent, message, headers).await?;
         Ok(Credentials { id: runner.id, uuid: runner.uuid, token: runner.token.into() })
     }
 
@@ -392,6 +421,26 @@ impl Lifecycle {
                 (Outcome::Unclear, ConnectError::new(Code::Unavailable, text))
             }
         }
+    }
+
+    /// There is no registration token to register with.
+    fn not_minted(&self, intent: &Intent, error: &RestError) -> (Outcome, ConnectError) {
+        let (name, scope) = (&intent.key.name, &intent.scope);
+        if let RestError::Unreachable(failure) = error {
+            self.metrics.upstream_error(failure.kind);
+            warn!(runner = name, reason = %failure, "registration failed: Gitea cannot be reached");
+            let text = format!(
+                "Gitea cannot be reached by the broker at the moment ({failure}); \
+                 the runner was not registered: try again"
+            );
+            return (Outcome::Unreachable, ConnectError::new(Code::Unavailable, text));
+        }
+        error!(runner = name, %scope, %error, "the broker gets no registration token from Gitea");
+        let text = format!(
+            "the broker gets no registration token for scope {scope} from Gitea ({error}); the broker's \
+             admin must see to that; the runner's own token is fine"
+        );
+        (Outcome::Refused, ConnectError::new(Code::FailedPrecondition, text))
     }
 
     fn refused(

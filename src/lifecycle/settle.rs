@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::Lifecycle;
 use super::deregister::Force;
 use crate::broker::{Intent, Reason};
+use crate::config::Scope;
 use crate::gitea::{DeleteAnswer, RestError, Search};
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 
@@ -40,6 +41,12 @@ impl Lifecycle {
     #[must_use]
     pub fn unsettled(&self) -> usize {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The scope of each of them.
+    pub(super) fn unsettled_scopes(&self) -> Vec<Scope> {
+        let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+        unsettled.iter().map(|one| one.intent.scope.clone()).collect()
     }
 
     /// Settles what is unsettled, for ever.

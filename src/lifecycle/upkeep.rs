@@ -1,5 +1,6 @@
 //! What goes on by itself: writing down what the traffic told, and trying Gitea and the API token.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +10,7 @@ use tracing::{error, info, warn};
 use super::Lifecycle;
 use crate::broker::token::{Origin, State};
 use crate::broker::{Presence, RecordState};
+use crate::config::Scope;
 use crate::gitea::RestError;
 use crate::store::StoreError;
 
@@ -103,32 +105,37 @@ impl Lifecycle {
                     Err(error) => warn!(%error, "Gitea does not answer"),
                 }
             }
-            let scope = self.settings.load().gitea.scope.clone();
-            if self.gitea.tokens().api.is_none() {
-                self.set_api_token_valid(None);
-                continue;
+            for served in self.settings.load_full().gitea.served() {
+                self.try_api_token(&served.scope, ok).await;
             }
-            if !ok {
-                continue;
+        }
+    }
+
+    async fn try_api_token(&self, scope: &Scope, gitea_answers: bool) {
+        if !self.gitea.has_api_token(scope) {
+            self.set_api_token_valid(scope, None);
+            return;
+        }
+        if !gitea_answers {
+            return;
+        }
+        let gauge = self.metrics.api_token_valid.with_label_values(&[scope.to_string()]);
+        let probe = self.gitea.probe(scope).await;
+        // Only an answer tells something about the token.
+        let valid = match &probe {
+            Ok(()) => true,
+            Err(RestError::Unauthorized { .. } | RestError::Forbidden { .. }) => false,
+            Err(_) => return,
+        };
+        gauge.set(i64::from(valid));
+        if self.set_api_token_valid(scope, Some(valid)) != Some(valid) {
+            match probe {
+                Ok(()) => info!(%scope, "the API token works"),
+                Err(error) => error!(%scope, %error, "the API token does not work"),
             }
-            let gauge = self.metrics.api_token_valid.with_label_values(&[scope.to_string()]);
-            let probe = self.gitea.probe(&scope).await;
-            // Only an answer tells something about the token.
-            let valid = match &probe {
-                Ok(()) => true,
-                Err(RestError::Unauthorized { .. } | RestError::Forbidden { .. }) => false,
-                Err(_) => continue,
-            };
-            gauge.set(i64::from(valid));
-            if self.set_api_token_valid(Some(valid)) != Some(valid) {
-                match probe {
-                    Ok(()) => info!(%scope, "the API token works"),
-                    Err(error) => error!(%scope, %error, "the API token does not work"),
-                }
-            }
-            if valid {
-                self.look_at_list().await;
-            }
+        }
+        if valid {
+            self.look_at_list(scope).await;
         }
     }
 
@@ -137,18 +144,23 @@ impl Lifecycle {
         self.metrics.gitea_up.set(i64::from(self.gitea.is_up()));
         self.metrics.store_writable.set(i64::from(self.store_writable().await.is_ok()));
         self.measure_tokens();
-        let scope = self.settings.load().gitea.scope.to_string();
-        let mut counts = STATES.map(|state| (state, 0));
+        let mut scopes = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        scopes.extend(self.settings.load().gitea.served().map(|served| served.scope.clone()));
+        let mut counts: HashMap<_, i64> = HashMap::new();
         for live in self.roster.all() {
-            let state = self.state_of(&live);
-            for (_, count) in counts.iter_mut().filter(|(name, _)| *name == state) {
-                *count += 1;
-            }
+            *counts.entry((live.scope.clone(), self.state_of(&live))).or_default() += 1;
         }
-        let unclear = i64::try_from(self.unsettled()).unwrap_or(i64::MAX);
-        for (state, count) in counts {
-            let count = if state == UNCLEAR { unclear } else { count };
-            self.metrics.runners.with_label_values(&[scope.as_str(), state]).set(count);
+        for scope in self.unsettled_scopes() {
+            *counts.entry((scope, UNCLEAR)).or_default() += 1;
+        }
+        scopes.extend(counts.keys().map(|(scope, _)| scope.clone()));
+        // A scope that the settings name no longer, and whose last runner has gone, shows zero.
+        for scope in scopes.iter() {
+            for state in STATES {
+                let count = counts.get(&(scope.clone(), state)).copied().unwrap_or_default();
+                let labels = [scope.to_string(), state.to_owned()];
+                self.metrics.runners.with_label_values(&labels).set(count);
+            }
         }
     }
 
@@ -203,17 +215,19 @@ impl Lifecycle {
         state
     }
 
-    /// Whether the API token did its work when last tried; `None` where that is not known.
+    /// Whether a scope's API token did its work when last tried; `None` where that is not known.
     #[must_use]
-    pub fn api_token_valid(&self) -> Option<bool> {
-        *self.token_valid.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn api_token_valid(&self, scope: &Scope) -> Option<bool> {
+        self.token_valid.lock().unwrap_or_else(PoisonError::into_inner).get(scope).copied()
     }
 
-    fn set_api_token_valid(&self, valid: Option<bool>) -> Option<bool> {
-        std::mem::replace(
-            &mut *self.token_valid.lock().unwrap_or_else(PoisonError::into_inner),
-            valid,
-        )
+    /// Returns what was known before.
+    fn set_api_token_valid(&self, scope: &Scope, valid: Option<bool>) -> Option<bool> {
+        let mut known = self.token_valid.lock().unwrap_or_else(PoisonError::into_inner);
+        match valid {
+            Some(valid) => known.insert(scope.clone(), valid),
+            None => known.remove(scope),
+        }
     }
 
     /// The word for what a runner does.

@@ -83,7 +83,7 @@ impl Lifecycle {
             }
             Origin::Enrolled | Origin::Declared | Origin::Adopted => Ok(()),
         };
-        let served = match live.scope == settings.gitea.scope {
+        let served = match settings.gitea.serves(&live.scope) {
             true => Ok(()),
             false => Err(Refusal::Scope(live.scope.clone())),
         };

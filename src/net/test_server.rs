@@ -135,9 +135,12 @@ fn body(half: &serde_json::Value) -> Bytes {
 pub(crate) fn gitea(url: &str) -> config::Gitea {
     config::Gitea {
         url: url.parse().unwrap(),
-        scope: config::Scope::Instance,
-        registration_token: SecretString::from("registration-token"),
-        api_token: None,
+        default: config::Served {
+            scope: config::Scope::Instance,
+            registration_token: Some(SecretString::from("registration-token")),
+            api_token: None,
+        },
+        further: Vec::new(),
         ca_file: None,
     }
 }

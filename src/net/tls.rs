@@ -82,16 +82,17 @@ fn because(errors: &[rustls_native_certs::Error]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::SecretString;
-
     use super::*;
 
     fn gitea(url: &str, ca_file: Option<&Path>) -> config::Gitea {
         config::Gitea {
             url: url.parse().unwrap(),
-            scope: config::Scope::Instance,
-            registration_token: SecretString::default(),
-            api_token: None,
+            default: config::Served {
+                scope: config::Scope::Instance,
+                registration_token: None,
+                api_token: None,
+            },
+            further: Vec::new(),
             ca_file: ca_file.map(Into::into),
         }
     }

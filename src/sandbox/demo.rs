@@ -204,9 +204,12 @@ fn settings(
         },
         gitea: config::Gitea {
             url: gitea.url().parse()?,
-            scope: Scope::Instance,
-            registration_token: registration.clone(),
-            api_token: Some(api.clone()),
+            default: config::Served {
+                scope: Scope::Instance,
+                registration_token: Some(registration.clone()),
+                api_token: Some(api.clone()),
+            },
+            further: Vec::new(),
             ca_file: None,
         },
         enrollment: config::Enrollment { token: Some(enrollment.clone()), tokens: Vec::new() },

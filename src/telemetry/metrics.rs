@@ -13,6 +13,7 @@ use prometheus::{
 
 use crate::broker::Reason;
 use crate::broker::token::State;
+use crate::config::Gitea;
 use crate::net::UpstreamErrorKind;
 use crate::proxy::Route;
 
@@ -223,11 +224,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers everything; `scopes` are those that settings name.
+    /// Registers everything.
     ///
     /// # Errors
     /// Only where two metrics have one name, a mistake of ours that every test would see.
-    pub fn new(scopes: &[String]) -> Result<Self, prometheus::Error> {
+    pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some("runner_broker".into()), None)?;
         // The process metrics keep their conventional names, so they bypass the prefix.
         let build_info = GaugeVec::new(
@@ -312,11 +313,6 @@ impl Metrics {
         registry.register(Box::new(durations.clone()))?;
 
         // Every series is there from the start, so that a rate over it is right from its first event.
-        for scope in scopes {
-            for outcome in RegistrationOutcome::ALL {
-                registrations.with_label_values(&[scope.as_str(), outcome.as_str()]);
-            }
-        }
         for reason in Reason::ALL {
             for outcome in DeregistrationOutcome::ALL {
                 deregistrations.with_label_values(&[reason.as_str(), outcome.as_str()]);
@@ -353,6 +349,16 @@ impl Metrics {
             next_expiry,
             registry,
         })
+    }
+
+    /// Begins the series of the scopes that the settings name.
+    pub fn add_scopes(&self, gitea: &Gitea) {
+        for served in gitea.served() {
+            let scope = served.scope.to_string();
+            for outcome in RegistrationOutcome::ALL {
+                self.registrations.with_label_values(&[scope.as_str(), outcome.as_str()]);
+            }
+        }
     }
 
     /// Counts a Register's end.

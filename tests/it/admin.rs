@@ -139,7 +139,8 @@ async fn metrics_have_every_name_and_no_runner_in_a_label() {
     let stack = Stack::start().await;
     let runner = stack.runner("builder-of-the-test").await;
     eventually("the API token was tried", async || {
-        stack.broker.lifecycle.api_token_valid() == Some(true)
+        stack.broker.lifecycle.api_token_valid(&runner_broker::config::Scope::Instance)
+            == Some(true)
     })
     .await;
     let answer = stack.tcp("GET", "/metrics").await;
@@ -406,7 +407,8 @@ async fn the_status_tells_addresses_states_and_a_refused_token() {
     let stack = Stack::start_with(|site| site.api_token(Some("not-a-token-of-this-gitea"))).await;
     let _runner = stack.runner("a").await;
     eventually("the API token was tried", async || {
-        stack.broker.lifecycle.api_token_valid() == Some(false)
+        stack.broker.lifecycle.api_token_valid(&runner_broker::config::Scope::Instance)
+            == Some(false)
     })
     .await;
     let answer = stack.socket("GET", "/api/v1/status").await;

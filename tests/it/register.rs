@@ -291,7 +291,7 @@ async fn a_new_registration_token_holds_from_sighup_on() {
     site.write_secret("registration_token", new.expose_secret());
     broker.signal(Signal::Reload).await;
     let lifecycle = &broker.lifecycle;
-    let read = || lifecycle.gitea.tokens().registration.expose_secret() == new.expose_secret();
+    let read = || lifecycle.gitea.is_registration_token(new.expose_secret());
     eventually("the settings are read again", async || read()).await;
     join(&broker, "one").await.unwrap();
     // The new one is now what must not be presented.

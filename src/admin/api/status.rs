@@ -9,8 +9,9 @@ use crate::admin::Admin;
 use crate::admin::hints::hints;
 use crate::admin::view::{Addresses, ApiToken, EnrollmentTokens, Gitea, Status, Store};
 use crate::broker::token::{Origin, State as Stands};
+use crate::config::Scope;
 use crate::gitea::token_scope;
-use crate::lifecycle::{STATES, TokenNow, UNCLEAR};
+use crate::lifecycle::{Lifecycle, STATES, TokenNow, UNCLEAR};
 
 /// The broker on one screen
 #[utoipa::path(
@@ -34,14 +35,9 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
         draining: lifecycle.is_draining(),
         gitea: Gitea {
             url: settings.gitea.url.to_string().trim_end_matches('/').to_owned(),
-            scope: settings.gitea.scope.to_string(),
+            scope: settings.gitea.default.scope.to_string(),
             up: lifecycle.gitea.is_up(),
-            api_token: match (&lifecycle.gitea.tokens().api, lifecycle.api_token_valid()) {
-                (None, _) => ApiToken::None,
-                (Some(_), Some(true)) => ApiToken::Valid,
-                (Some(_), Some(false)) => ApiToken::Invalid,
-                (Some(_), None) => ApiToken::Unknown,
-            },
+            api_token: api_token(lifecycle, &settings.gitea.default.scope),
         },
         runners,
         unsettled_registrations: lifecycle.unsettled(),
@@ -56,10 +52,19 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
     };
     let declared = tokens.iter().any(|now| now.token.origin == Origin::Declared)
         || !settings.runners.is_empty();
-    status.hints = hints(&status, token_scope(&settings.gitea.scope), declared);
+    status.hints = hints(&status, token_scope(&settings.gitea.default.scope), declared);
     let troubles = lifecycle.declared_troubles();
     status.hints.extend(troubles.iter().map(|trouble| format!("declared runner {trouble}")));
     Json(status)
+}
+
+fn api_token(lifecycle: &Lifecycle, scope: &Scope) -> ApiToken {
+    match (lifecycle.gitea.has_api_token(scope), lifecycle.api_token_valid(scope)) {
+        (false, _) => ApiToken::None,
+        (true, Some(true)) => ApiToken::Valid,
+        (true, Some(false)) => ApiToken::Invalid,
+        (true, None) => ApiToken::Unknown,
+    }
 }
 
 fn count(tokens: &[TokenNow]) -> EnrollmentTokens {

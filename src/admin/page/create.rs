@@ -147,7 +147,7 @@ pub(super) async fn create(sent: Sent) -> Response {
     let again = |wrong: &Wrong| {
         layout::page(StatusCode::UNPROCESSABLE_ENTITY, &NewPage::of(visit, &sent, wrong))
     };
-    let scope = visit.lifecycle().settings.load().gitea.scope.clone();
+    let scope = visit.lifecycle().settings.load().gitea.default.scope.clone();
     let (new, mut wrong) = new_token(&sent);
     let draft = match (draft(new, &scope, SystemTime::now()), wrong.is_empty()) {
         (Ok(draft), true) => draft,

@@ -1,13 +1,10 @@
 //! What only Gitea can tell about the settings.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 use serde::Serialize;
 
 use super::super::Failure;
 use crate::config::Settings;
-use crate::gitea::{GiteaClient, RestError, Tokens, token_scope};
+use crate::gitea::{GiteaClient, RestError, token_scope};
 use crate::net::Upstream;
 
 /// What came of one question to Gitea.
@@ -43,11 +40,7 @@ impl Outcome {
 pub(super) async fn ask(settings: &Settings) -> Result<Vec<Finding>, Failure> {
     let upstream =
         Upstream::new(&settings.gitea).map_err(|error| Failure::new(Failure::SETTINGS, error))?;
-    let tokens = Tokens {
-        registration: settings.gitea.registration_token.clone(),
-        api: settings.gitea.api_token.clone(),
-    };
-    let gitea = GiteaClient::new(upstream, Arc::new(ArcSwap::from_pointee(tokens)));
+    let gitea = GiteaClient::new(upstream, &settings.gitea);
     let reached = reach(&gitea, settings).await;
     // One remedy is enough where nothing answers.
     let answers = reached.outcome == Outcome::Ok;
@@ -75,7 +68,7 @@ async fn reach(gitea: &GiteaClient, settings: &Settings) -> Finding {
 
 async fn version(gitea: &GiteaClient, settings: &Settings) -> Finding {
     let (outcome, detail) = match gitea.version().await {
-        Ok(Some(version)) => judged(&version, settings.gitea.api_token.is_some()),
+        Ok(Some(version)) => judged(&version, settings.gitea.default.api_token.is_some()),
         Ok(None) => {
             (Outcome::NotChecked, "Gitea tells its version to nobody who is not signed in".into())
         }
@@ -107,7 +100,7 @@ fn judged(version: &str, has_api_token: bool) -> (Outcome, String) {
 }
 
 async fn api_token(gitea: &GiteaClient, settings: &Settings) -> Finding {
-    let scope = &settings.gitea.scope;
+    let scope = &settings.gitea.default.scope;
     let (outcome, detail) = match gitea.probe(scope).await {
         Ok(()) => (Outcome::Ok, format!("it may list the runners of {scope}")),
         Err(RestError::NoToken { .. }) => (

@@ -13,7 +13,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use super::super::Failure;
 use super::super::show::plain;
@@ -146,9 +146,12 @@ fn authorization(file: &Path) -> Result<HeaderValue, Failure> {
 fn trust(url: &Uri, ca_file: Option<&Path>) -> config::Gitea {
     config::Gitea {
         url: url.clone(),
-        scope: Scope::Instance,
-        registration_token: SecretString::default(),
-        api_token: None,
+        default: config::Served {
+            scope: Scope::Instance,
+            registration_token: None,
+            api_token: None,
+        },
+        further: Vec::new(),
         ca_file: ca_file.map(Into::into),
     }
 }

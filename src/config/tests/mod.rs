@@ -104,7 +104,7 @@ fn origin(loaded: &Loaded, key: &str) -> String {
 #[test]
 fn little_is_needed_and_all_of_it_is_asked_for_at_once() {
     let settings = Case::minimal().good().settings;
-    assert_eq!(settings.gitea.scope, Scope::Instance);
+    assert_eq!(settings.gitea.default.scope, Scope::Instance);
     assert_eq!(settings.shutdown.deadline, Duration::from_secs(9));
     let keys: Vec<_> = Case::empty().load().unwrap_err().0.into_iter().map(|p| p.key).collect();
     assert_eq!(keys, ["gitea.url", "gitea.registration_token"]);
@@ -139,7 +139,10 @@ fn later_layers_win_and_values_know_where_they_come_from() {
     assert_eq!(loaded.settings.log.level, LogLevel::Error);
     assert_eq!(origin(&loaded, "log.level"), "variable RUNNER_BROKER__LOG__LEVEL");
     assert_eq!(loaded.settings.gitea.url.to_string(), "http://b/");
-    assert_eq!(loaded.settings.gitea.registration_token.expose_secret(), "other");
+    assert_eq!(
+        loaded.settings.gitea.default.registration_token.as_ref().unwrap().expose_secret(),
+        "other"
+    );
 
     let loaded = case.set("log.level", "debug").set("log.level", "trace").good();
     assert_eq!(loaded.settings.log.level, LogLevel::Trace);
@@ -156,7 +159,7 @@ fn names_in_the_environment_have_no_case_and_empty_ones_do_not_count() {
     let settings = case.good().settings;
     assert_eq!(settings.shutdown.deregister, Deregister::None);
     assert_eq!(settings.labels["ubuntu-22.04"], "docker://node:20");
-    assert!(settings.gitea.api_token.is_none());
+    assert!(settings.gitea.default.api_token.is_none());
     case.env("RUNNER_BROKER__LOG__FORMAT", "json")
         .env("RUNNER_BROKER__log__FORMAT", "text")
         .complains(

@@ -140,13 +140,13 @@ proptest! {
             let settings = loaded.settings;
             let enrollment = settings.enrollment.token.unwrap();
             prop_assert_eq!(enrollment.expose_secret(), &secret);
-            prop_assert_eq!(settings.gitea.registration_token.expose_secret(), &secret[1..]);
+            prop_assert_eq!(settings.gitea.default.registration_token.as_ref().unwrap().expose_secret(), &secret[1..]);
             let admin = settings.admin.token.unwrap();
             prop_assert_eq!(admin.expose_secret(), &format!("{secret}-of-admin"));
             let [file, text] = &settings.enrollment.tokens[..] else { panic!("two are declared") };
             prop_assert_eq!(file.token.expose_secret(), &format!("{secret}-of-ci"));
             prop_assert_eq!(text.token.expose_secret(), &format!("-{secret}"));
-            let api_token = settings.gitea.api_token.unwrap();
+            let api_token = settings.gitea.default.api_token.clone().unwrap();
             prop_assert_eq!(api_token.expose_secret(), &secret[1..]);
             // The same secret twice is refused, in words that are always the same.
             let twice = case.env("GITEA_RUNNER_REGISTRATION_TOKEN", &secret).load();

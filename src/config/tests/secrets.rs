@@ -16,7 +16,10 @@ fn a_secret_comes_by_text_or_by_file_and_not_by_both() {
          of them",
     );
     let loaded = case.env("GITEA_RUNNER_REGISTRATION_TOKEN", "").good();
-    assert_eq!(loaded.settings.gitea.registration_token.expose_secret(), "canary");
+    assert_eq!(
+        loaded.settings.gitea.default.registration_token.as_ref().unwrap().expose_secret(),
+        "canary"
+    );
 }
 
 #[test]

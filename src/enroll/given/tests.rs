@@ -71,7 +71,10 @@ fn the_image_s_variables_are_enough() {
         .set("GITEA_MAX_REG_ATTEMPTS", "10");
     let wanted = site.wanted();
     assert_eq!(wanted.address, "http://broker:8080");
-    assert_eq!(wanted.gitea.registration_token.expose_secret(), "canary-token");
+    assert_eq!(
+        wanted.gitea.default.registration_token.as_ref().unwrap().expose_secret(),
+        "canary-token"
+    );
     assert_eq!(wanted.name, "builder-1");
     assert_eq!(wanted.labels, ["ubuntu:docker://node:20", "metal:host"]);
     assert!(wanted.ephemeral, "any text means yes, as for the image");
@@ -129,12 +132,12 @@ fn flags_win_over_variables() {
     };
     let (wanted, _) = site.read_with(&given, &own).unwrap();
     assert_eq!(wanted.gitea.url.to_string(), "https://broker.example/git");
-    assert_eq!(wanted.gitea.registration_token.expose_secret(), "from-file");
+    assert_eq!(wanted.gitea.default.registration_token.unwrap().expose_secret(), "from-file");
     assert_eq!((&*wanted.name, &*wanted.labels[0]), ("flagged", "x:host"));
     assert_eq!((&*wanted.address, wanted.ephemeral), ("http://gitea:3000", true));
     assert_eq!(wanted.target.path(), Path::new("/out/.runner"));
-    assert_eq!(wanted.gitea.scope, Scope::Org("acme".into()));
-    assert!(wanted.direct && wanted.gitea.api_token.is_some());
+    assert_eq!(wanted.gitea.default.scope, Scope::Org("acme".into()));
+    assert!(wanted.direct && wanted.gitea.default.api_token.is_some());
 }
 
 #[test]
@@ -158,7 +161,7 @@ fn without_a_token_there_must_be_a_file() {
     let problems = site.problems();
     assert!(problems[0].starts_with("there is no enrollment token and no runner file"));
     std::fs::write(site.path("state"), "{}").unwrap();
-    assert!(site.wanted().gitea.registration_token.expose_secret().is_empty());
+    assert!(site.wanted().gitea.default.registration_token.is_none());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::super::tokens::By;
 use super::super::{Lifecycle, Live};
 use super::Trouble;
 use crate::broker::{Event, Intent, Key, Origin, Reason, RecordState, What};
-use crate::config::{DeclaredRunner, Scope};
+use crate::config::DeclaredRunner;
 use crate::connect::{Code, Codec};
 use crate::credential::{self, Pattern};
 use crate::fault;
@@ -199,10 +199,10 @@ impl Lifecycle {
         // Told first: the end of the broker looks at it after it has begun.
         self.declared.registering.store(true, Ordering::Relaxed);
         let begun = Instant::now();
-        let scope = self.settings.load().gitea.scope.clone();
+        let scope = &declared.scope;
         let result = match self.is_draining() {
             true => Err((Outcome::Rejected, "the broker is ending".into())),
-            false => self.begin_declared(declared, &scope).await,
+            false => self.begin_declared(declared).await,
         };
         let outcome = result.as_ref().map_or_else(|(outcome, _)| *outcome, |_| Outcome::Registered);
         self.metrics.registration(&scope.to_string(), outcome, begun.elapsed());
@@ -214,11 +214,10 @@ impl Lifecycle {
     async fn begin_declared(
         &self,
         declared: &DeclaredRunner,
-        scope: &Scope,
     ) -> Result<Arc<Live>, (Outcome, String)> {
         let intent = Intent {
             nonce: random_hex::<16>(),
-            scope: scope.clone(),
+            scope: declared.scope.clone(),
             key: Key {
                 parent_id: String::new(),
                 name: declared.name.clone(),
@@ -262,7 +261,7 @@ impl Lifecycle {
         info!(
             runner = declared.name,
             id = live.id(),
-            %scope,
+            scope = %declared.scope,
             labels = declared.labels.join(","),
             "declared runner registered"
         );
