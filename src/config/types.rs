@@ -118,6 +118,8 @@ pub struct Gitea {
     pub api_token: Option<SecretString>,
     /// PEM file with the authorities to trust in place of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether a runner whose poll overlapped one that took a task keeps its old version of the tasks.
+    pub lost_wakeup_workaround: bool,
 }
 
 /// `[enrollment]`

@@ -124,12 +124,14 @@ fn gitea(reader: &mut Reader) -> (Scope, Option<Gitea>) {
             })
             .is_ok()
     });
+    let lost_wakeup_workaround = reader.or("gitea.lost_wakeup_workaround", true);
     let gitea = url.zip(registration_token).map(|(url, registration_token)| Gitea {
         url,
         scope: scope.clone(),
         registration_token,
         api_token,
         ca_file,
+        lost_wakeup_workaround,
     });
     (scope, gitea)
 }

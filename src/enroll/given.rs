@@ -174,6 +174,7 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<V> {
                 registration_token: registration_token.unwrap_or_default(),
                 api_token,
                 ca_file: given.ca_file.clone(),
+                lost_wakeup_workaround: true,
             },
             direct: own.direct.is_some(),
             address: address?.show(),

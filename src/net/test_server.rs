@@ -139,6 +139,7 @@ pub(crate) fn gitea(url: &str) -> config::Gitea {
         registration_token: SecretString::from("registration-token"),
         api_token: None,
         ca_file: None,
+        lost_wakeup_workaround: true,
     }
 }
 

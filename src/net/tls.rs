@@ -93,6 +93,7 @@ mod tests {
             registration_token: SecretString::default(),
             api_token: None,
             ca_file: ca_file.map(Into::into),
+            lost_wakeup_workaround: true,
         }
     }
 

@@ -208,6 +208,7 @@ fn settings(
             registration_token: registration.clone(),
             api_token: Some(api.clone()),
             ca_file: None,
+            lost_wakeup_workaround: true,
         },
         enrollment: config::Enrollment { token: Some(enrollment.clone()), tokens: Vec::new() },
         credentials: config::Credentials {

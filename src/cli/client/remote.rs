@@ -150,5 +150,6 @@ fn trust(url: &Uri, ca_file: Option<&Path>) -> config::Gitea {
         registration_token: SecretString::default(),
         api_token: None,
         ca_file: ca_file.map(Into::into),
+        lost_wakeup_workaround: true,
     }
 }
