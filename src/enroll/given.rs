@@ -173,6 +173,7 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<V> {
                 default: config::Served { scope: scope?, registration_token, api_token },
                 further: Vec::new(),
                 ca_file: given.ca_file.clone(),
+                lost_wakeup_workaround: true,
             },
             direct: own.direct.is_some(),
             address: address?.show(),

@@ -142,6 +142,7 @@ pub(crate) fn gitea(url: &str) -> config::Gitea {
         },
         further: Vec::new(),
         ca_file: None,
+        lost_wakeup_workaround: true,
     }
 }
 

@@ -231,6 +231,8 @@ pub enum OutBody {
     Incoming(Incoming),
     /// The same; the flag is set with each piece.
     Watched(Incoming, Arc<AtomicBool>),
+    /// The same, of which some was read already; `None` once that is taken.
+    Rest(Option<Bytes>, Incoming),
 }
 
 impl From<Bytes> for OutBody {
@@ -264,6 +266,10 @@ impl Body for OutBody {
                 }
                 polled
             }
+            Self::Rest(read, body) => match read.take() {
+                Some(read) => Poll::Ready(Some(Ok(Frame::data(read)))),
+                None => Pin::new(body).poll_frame(cx),
+            },
         }
     }
 
@@ -272,6 +278,7 @@ impl Body for OutBody {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
             Self::Incoming(body) | Self::Watched(body, _) => body.is_end_stream(),
+            Self::Rest(read, body) => read.is_none() && body.is_end_stream(),
         }
     }
 
@@ -280,6 +287,16 @@ impl Body for OutBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Incoming(body) | Self::Watched(body, _) => body.size_hint(),
+            Self::Rest(read, body) => {
+                let read = read.as_ref().map_or(0, |read| read.len() as u64);
+                let rest = body.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(read));
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper.saturating_add(read));
+                }
+                hint
+            }
         }
     }
 }

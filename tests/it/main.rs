@@ -23,6 +23,7 @@ mod leases;
 mod life;
 mod lost;
 mod lost_runners;
+mod lost_wakeup;
 mod page;
 mod parking;
 mod paths;
