@@ -1,17 +1,14 @@
 //! The pooled way to Gitea. Every byte that the broker sends there goes through here.
 
+mod body;
 mod error;
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -20,6 +17,7 @@ use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
+pub use self::body::{OutBody, ReadError, read_limited};
 pub use self::error::{UpstreamError, UpstreamErrorKind};
 use super::tls::{self, TlsError};
 use crate::config;
@@ -217,98 +215,6 @@ impl Upstream {
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Upstream({}://{}{})", self.0.scheme, self.0.authority, self.0.base_path)
-    }
-}
-
-/// The body of a request to Gitea, without a box around it.
-#[derive(Debug)]
-pub enum OutBody {
-    /// None.
-    Empty,
-    /// Bytes at hand; `None` once they are taken.
-    Full(Option<Bytes>),
-    /// A runner's body, as it comes in.
-    Incoming(Incoming),
-    /// The same; the flag is set with each piece.
-    Watched(Incoming, Arc<AtomicBool>),
-}
-
-impl From<Bytes> for OutBody {
-    fn from(bytes: Bytes) -> Self {
-        Self::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
-    }
-}
-
-impl From<Incoming> for OutBody {
-    fn from(body: Incoming) -> Self {
-        Self::Incoming(body)
-    }
-}
-
-impl Body for OutBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Incoming(body) => Pin::new(body).poll_frame(cx),
-            Self::Watched(body, moved) => {
-                let polled = Pin::new(body).poll_frame(cx);
-                if polled.is_ready() {
-                    moved.store(true, Ordering::Relaxed);
-                }
-                polled
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Full(bytes) => bytes.is_none(),
-            Self::Incoming(body) | Self::Watched(body, _) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Incoming(body) | Self::Watched(body, _) => body.size_hint(),
-        }
-    }
-}
-
-/// Why a body could not be read whole.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// It is larger than this many bytes.
-    #[error("the body is larger than {0} bytes")]
-    TooLarge(usize),
-    /// It did not end in this time.
-    #[error("the body did not end within {0:?}")]
-    TooSlow(Duration),
-    /// The connection broke in the middle of it.
-    #[error("the body broke off: {0}")]
-    Broken(Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Reads a body whole: at most `limit` bytes, in at most `within`.
-pub async fn read_limited(
-    body: Incoming,
-    limit: usize,
-    within: Duration,
-) -> Result<Bytes, ReadError> {
-    match timeout(within, Limited::new(body, limit).collect()).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ReadError::TooLarge(limit)),
-        Ok(Err(error)) => Err(ReadError::Broken(error)),
-        Err(_) => Err(ReadError::TooSlow(within)),
     }
 }
 

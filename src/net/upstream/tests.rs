@@ -2,6 +2,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 
+use bytes::Bytes;
 use hyper::{Method, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
