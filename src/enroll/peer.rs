@@ -209,7 +209,7 @@ impl Peer {
         match failure {
             RegisterFailure::NotSent(error) => RegisterError::Again(self.words(&error.to_string())),
             RegisterFailure::Refused { error, .. } => {
-                let ConnectError { code, message } = error;
+                let ConnectError { code, message, .. } = error;
                 match code {
                     // A proxy in front, or a limit that others use up at the moment.
                     _ if is_passing(code) => RegisterError::Again(message),

@@ -19,7 +19,7 @@ use super::route::{Route, is_runners_call};
 use super::service::{Proxy, refuse};
 use crate::connect::messages::{DeclareResponse, Runner};
 use crate::connect::{
-    Codec, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip, says_unregistered,
+    Codec, ConnectError, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip, is_unregistered,
 };
 use crate::lifecycle::{Live, Stranger};
 
@@ -94,8 +94,9 @@ impl Proxy {
             Read::Whole(head, body) => (head, body),
             Read::Not(response) => return response,
         };
-        let unregistered =
-            plain(&head.headers, &body).is_some_and(|plain| says_unregistered(head.status, &plain));
+        let unregistered = plain(&head.headers, &body)
+            .and_then(|plain| ConnectError::parse(head.status, &plain))
+            .is_some_and(|error| is_unregistered(&error));
         if unregistered {
             let told = match &caller {
                 Caller::Known(live) => Some(self.lifecycle.unregistered(live).await),
