@@ -232,7 +232,9 @@ impl Peer {
     fn rest_failed(&self, error: &RestError) -> Leaving {
         let text = self.words(&error.to_string());
         match error {
-            RestError::Unreachable(_) | RestError::Unexpected(..) => Leaving::Again(text),
+            RestError::Unreachable(_) | RestError::Unexpected(..) | RestError::Busy { .. } => {
+                Leaving::Again(text)
+            }
             _ => Leaving::Stays(text),
         }
     }

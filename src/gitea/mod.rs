@@ -76,7 +76,7 @@ impl GiteaClient {
         self.tokens.load_full()
     }
 
-    /// Whether Gitea answered the last time that anyone dialled it; false before the first answer.
+    /// Whether the last that came from Gitea's address was Gitea's own word; false before the first.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.upstream.is_up()
