@@ -79,7 +79,7 @@ impl Answer {
 }
 
 /// What to do about an answer that is not what was asked for. It quotes nothing of its body.
-pub(super) fn describe(status: StatusCode, headers: &HeaderMap) -> String {
+pub(crate) fn describe(status: StatusCode, headers: &HeaderMap) -> String {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = header(CONTENT_TYPE);
     if status.is_redirection() {

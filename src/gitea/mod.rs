@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use hyper::header::HeaderValue;
 use secrecy::SecretString;
 
+pub(crate) use self::answer::describe;
 pub use self::error_text::RegisterRefusal;
 pub use self::list::{RunnerPage, Search};
 pub use self::rest::{DeleteAnswer, RestError, RestRunner, SwitchAnswer};

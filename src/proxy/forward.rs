@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Request, Response, Version};
 use tracing::{debug, warn};
 
 use super::answer::Caller;
@@ -15,6 +15,7 @@ use super::headers;
 use super::route::Route;
 use super::service::Proxy;
 use super::watch::{Polling, Watch, Watched};
+use super::wrong_word::Asked;
 use crate::connect::{Code, Codec, ConnectError};
 use crate::lifecycle::Live;
 use crate::net::{OutBody, UpstreamErrorKind};
@@ -32,6 +33,7 @@ impl Proxy {
         live: Option<Arc<Live>>,
         caller: Caller,
     ) -> Response<ProxyBody> {
+        let asked = Asked::of(route, &request, self.upstream.base_path());
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
         // Begun before the request goes out: from then on it may bring a task.
@@ -46,11 +48,12 @@ impl Proxy {
             _ => None,
         };
         match self.send(parts, body, live.as_deref()).await {
-            Ok(response) if response.status() == StatusCode::OK => {
+            Ok(response) if asked.is_some_and(|asked| asked.is_answered_by(&response)) => {
+                self.own_word();
                 self.accepted(caller);
                 self.watch(response, watched)
             }
-            Ok(response) => self.refused(caller, response).await,
+            Ok(response) => self.refused(caller, asked, response).await,
             Err(error) => super::service::refuse(error),
         }
     }
@@ -125,7 +128,8 @@ impl Proxy {
                 Err(ConnectError::new(
                     Code::Unavailable,
                     format!("Gitea did not answer the broker: {failure}"),
-                ))
+                )
+                .after(failure.retry_after))
             }
         }
     }

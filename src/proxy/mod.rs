@@ -9,6 +9,7 @@ mod headers;
 mod route;
 mod service;
 mod watch;
+mod wrong_word;
 
 pub use body::{BodyError, ProxyBody};
 pub use connection::Connection;

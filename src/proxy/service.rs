@@ -14,6 +14,7 @@ use tracing::{trace, warn};
 use super::body::ProxyBody;
 use super::connection::Connection;
 use super::route::{Class, Route, classify};
+use super::wrong_word::WrongWords;
 use crate::connect::{Code, Codec, ConnectError, RUNNER_UUID};
 use crate::lifecycle::{Lifecycle, Live};
 use crate::net::Upstream;
@@ -23,13 +24,14 @@ use crate::telemetry::metrics::Rejection;
 pub struct Proxy {
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) upstream: Upstream,
+    pub(super) wrong_words: WrongWords,
 }
 
 impl Proxy {
     /// A proxy in front of `upstream`.
     #[must_use]
     pub fn new(lifecycle: Arc<Lifecycle>, upstream: Upstream) -> Self {
-        Self { lifecycle, upstream }
+        Self { lifecycle, upstream, wrong_words: WrongWords::default() }
     }
 
     /// A connection was accepted.
