@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Request, Response, Version};
 use tracing::{debug, warn};
 
 use super::answer::Caller;
@@ -15,6 +15,7 @@ use super::headers;
 use super::route::Route;
 use super::service::Proxy;
 use super::watch::{Polling, Watch, Watched};
+use super::wrong_word::Asked;
 use crate::connect::{Code, Codec, ConnectError};
 use crate::lifecycle::Live;
 use crate::net::{OutBody, UpstreamErrorKind};
@@ -32,6 +33,7 @@ impl Proxy {
         live: Option<Arc<Live>>,
         caller: Caller,
     ) -> Response<ProxyBody> {
+        let asked = Asked::of(route, &request, self.upstream.base_path());
         let (parts, body) = request.into_parts();
         let (body, poll) = match route {
             Route::FetchTask => match self.poll_begins(&parts.headers, body).await {
@@ -53,7 +55,8 @@ impl Proxy {
             _ => None,
         };
         match self.send(parts, body, live.as_deref()).await {
-            Ok(response) if response.status() == StatusCode::OK => {
+            Ok(response) if asked.is_some_and(|asked| asked.is_answered_by(&response)) => {
+                self.own_word();
                 self.accepted(caller);
                 match poll {
                     Some(poll) => self.poll_ends(poll, response, watched).await,
@@ -63,7 +66,7 @@ impl Proxy {
                     }
                 }
             }
-            Ok(response) => self.refused(caller, response).await,
+            Ok(response) => self.refused(caller, asked, response).await,
             Err(error) => super::service::refuse(error),
         }
     }
@@ -135,7 +138,8 @@ impl Proxy {
                 Err(ConnectError::new(
                     Code::Unavailable,
                     format!("Gitea did not answer the broker: {failure}"),
-                ))
+                )
+                .after(failure.retry_after))
             }
         }
     }

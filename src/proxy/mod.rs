@@ -10,6 +10,7 @@ mod poll;
 mod route;
 mod service;
 mod watch;
+mod wrong_word;
 
 pub use body::{BodyError, ProxyBody};
 pub use connection::Connection;
