@@ -381,8 +381,13 @@ async fn what_is_no_poll_of_a_runner_passes_byte_for_byte() {
             let (mut upstream, head) = gitea.asked().await;
             assert_eq!(upstream.body(&head).await, body);
             let begun = Instant::now();
-            gitea.answer(upstream, PLAIN.http(&[0x10, 9])).await;
-            assert_eq!(runner.answer().await.unwrap().body, [0x10, 9]);
+            let codec = match content_type {
+                "application/json" => Codec::Json,
+                _ => Codec::Proto,
+            };
+            let (form, answer) = (Form { codec, gzip: false }, &[0x10, 9]);
+            gitea.answer(upstream, form.http(answer)).await;
+            assert_eq!(runner.answer().await.unwrap().body, answer);
             assert!(begun.elapsed() < MOMENT, "{content_type} {}", body.escape_ascii());
         }
     }
@@ -393,27 +398,29 @@ async fn what_is_no_answer_of_gitea_passes_byte_for_byte() {
     let (mut gitea, _spare, _site, broker) = scripted().await;
     let _open = PLAIN.poll_within(&mut gitea, &broker, 0, "60000").await;
     let long = [&[0x10, 9, 0xfa, 0x07, 0xd0, 0x0f][..], &[b'x'; 2000]].concat();
-    for (more, body) in [
-        ("Content-Type: application/proto\r\n", &b"\xff\xfe"[..]),
+    let json = Form { codec: Codec::Json, gzip: false };
+    for (form, encoding, body) in [
+        (PLAIN, "", &b"\xff\xfe"[..]),
         // A task that has no number, and one that is cut.
-        ("Content-Type: application/proto\r\n", b"\x0a\x00\x10\x09"),
-        ("Content-Type: application/proto\r\n", b"\x0a\x05\x08"),
-        ("Content-Type: application/proto\r\n", &long),
-        ("Content-Type: application/json\r\n", b"{\"task\":{},\"tasksVersion\":\"9\"}"),
-        ("Content-Type: application/json\r\nContent-Encoding: gzip\r\n", b"no gzip"),
-        ("Content-Type: application/proto\r\nContent-Encoding: br\r\n", b"\x10\x09"),
-        ("Content-Type: text/html\r\n", b"<html>"),
-        ("", b""),
+        (PLAIN, "", b"\x0a\x00\x10\x09"),
+        (PLAIN, "", b"\x0a\x05\x08"),
+        (PLAIN, "", &long),
+        (json, "", b"{\"task\":{},\"tasksVersion\":\"9\"}"),
+        (json, "Content-Encoding: gzip\r\n", b"no gzip"),
+        (PLAIN, "Content-Encoding: br\r\n", b"\x10\x09"),
     ] {
         for chunked in [false, true] {
-            let mut polling = PLAIN.poll(&mut gitea, &broker, 7).await;
+            let mut polling = form.poll(&mut gitea, &broker, 7).await;
+            let kind = form.codec.content_type();
             let framing = match chunked {
                 true => "Transfer-Encoding: chunked\r\n".to_owned(),
                 false => format!("Content-Length: {}\r\n", body.len()),
             };
             polling
                 .gitea
-                .say(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{more}{framing}\r\n"))
+                .say(format!(
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {kind}\r\n{encoding}{framing}\r\n"
+                ))
                 .await;
             if chunked {
                 for piece in body.chunks(1500) {
@@ -425,7 +432,7 @@ async fn what_is_no_answer_of_gitea_passes_byte_for_byte() {
                 polling.gitea.say(body).await;
             }
             let answer = polling.runner.answer().await.unwrap();
-            assert_eq!(answer.body, body, "{more}");
+            assert_eq!(answer.body, body, "{kind} {encoding}");
         }
     }
 }
