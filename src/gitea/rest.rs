@@ -235,7 +235,7 @@ impl GiteaClient {
         let typed = json.is_some().then(|| HeaderValue::from_static("application/json"));
         let mut request = Request::new(json.map_or(OutBody::Empty, OutBody::from));
         *request.method_mut() = method;
-        *request.uri_mut() = self.upstream.rest_uri(path);
+        *request.uri_mut() = self.upstream.below(&format!("/api/v1/{path}"));
         let headers = request.headers_mut();
         headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
         headers.extend(typed.map(|typed| (CONTENT_TYPE, typed)));

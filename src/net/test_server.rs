@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use secrecy::SecretString;
@@ -121,6 +121,13 @@ pub(crate) fn recorded(name: &str) -> Answer {
         response = response.header(header[0].as_str().unwrap(), header[1].as_str().unwrap());
     }
     Some(response.body(Full::new(body(answer))).unwrap())
+}
+
+/// Status and body of the answer that was recorded under this name.
+pub(crate) fn recorded_answer(name: &str) -> (StatusCode, Bytes) {
+    let exchange = exchange(name);
+    let status = u16::try_from(exchange["response"]["status"].as_u64().unwrap()).unwrap();
+    (StatusCode::from_u16(status).unwrap(), body(&exchange["response"]))
 }
 
 /// The body of the request that was recorded under this name.
