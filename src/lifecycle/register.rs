@@ -9,7 +9,7 @@ use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::desk::{Answer, Delivery, Entry, Landed};
 use super::enrollment::{Identified, Reservation};
@@ -141,7 +141,7 @@ impl Lifecycle {
             return None;
         };
         info!(runner = key.name, id = live.id(), "runner asked again: same identity");
-        let scope = live.scope.to_string();
+        let scope = live.scope().to_string();
         self.metrics.registration(&scope, Outcome::Repeated, Duration::ZERO);
         let answer = Answer { headers: HeaderMap::new(), body };
         Some((answer, delivery))
@@ -235,24 +235,26 @@ impl Lifecycle {
         let mut answer = self.gitea.register(codec, body, headers.clone(), &token).await;
         fault::point("gitea-answered");
         // It was refused before anything was done, so that this is no second time.
-        if let Err(RegisterFailure::Refused { refusal, .. }) = &answer
+        if let Err(RegisterFailure::Refused { refusal, error }) = &answer
             && refusal.is_of_token()
         {
-            match self.gitea.renewed_token(scope, &token).await {
-                Ok(Some(later)) => match message(&later) {
-                    Ok(body) => {
-                        info!(%scope, "Gitea's registration token was reset: going on with the latest");
-                        answer = self.gitea.register(codec, body, headers, &later).await;
-                    }
-                    Err(error) => {
-                        self.drop_intent(intent).await;
-                        return Err((Outcome::Rejected, error));
-                    }
-                },
+            debug!(%scope, answer = error.message, "Gitea refused its registration token: is there a later one?");
+            let again = match self.gitea.renewed_token(scope, &token).await {
+                Ok(Some(later)) => message(&later)
+                    .map(|body| Some((body, later)))
+                    .map_err(|error| (Outcome::Rejected, error)),
+                Ok(None) => Ok(None),
+                Err(error) => Err(self.not_minted(intent, &error)),
+            };
+            match again {
+                Ok(Some((body, later))) => {
+                    info!(%scope, "Gitea's registration token was reset: going on with the latest");
+                    answer = self.gitea.register(codec, body, headers, &later).await;
+                }
                 Ok(None) => {}
-                Err(error) => {
+                Err(failed) => {
                     self.drop_intent(intent).await;
-                    return Err(self.not_minted(intent, &error));
+                    return Err(failed);
                 }
             }
         }
@@ -436,11 +438,19 @@ impl Lifecycle {
             return (Outcome::Unreachable, ConnectError::new(Code::Unavailable, text));
         }
         error!(runner = name, %scope, %error, "the broker gets no registration token from Gitea");
+        let (code, then) = match error {
+            // Gitea, or what is in front of it, may answer otherwise in a moment.
+            RestError::Unexpected(..) => (Code::Unavailable, "try again"),
+            _ => (
+                Code::FailedPrecondition,
+                "the broker's admin must see to that; the runner's own token is fine",
+            ),
+        };
         let text = format!(
-            "the broker gets no registration token for scope {scope} from Gitea ({error}); the broker's \
-             admin must see to that; the runner's own token is fine"
+            "the broker gets no registration token for scope {scope} from Gitea ({error}), so the runner \
+             was not registered: {then}"
         );
-        (Outcome::Refused, ConnectError::new(Code::FailedPrecondition, text))
+        (Outcome::Refused, ConnectError::new(code, text))
     }
 
     fn refused(
@@ -455,12 +465,13 @@ impl Lifecycle {
             RegisterRefusal::TokenNotFound
             | RegisterRefusal::TokenInvalidated
             | RegisterRefusal::OwnerGone => {
+                let setting = self.gitea.setting(scope, "registration_token_file");
                 error!(
                     runner = name,
                     %scope,
                     answer = error.message,
                     "Gitea refuses the broker's registration token: put the scope's latest one into \
-                     gitea.registration_token_file (GITEA_RUNNER_REGISTRATION_TOKEN_FILE) and send SIGHUP"
+                     {setting} and send SIGHUP, or give an API token, with which the broker gets it itself"
                 );
                 ConnectError::new(
                     Code::FailedPrecondition,
