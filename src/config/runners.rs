@@ -18,15 +18,19 @@ pub(super) const FIELDS: &[&str] = &["name", "labels", "scope"];
 
 const EXAMPLE: &str = "for example builder-1";
 
-/// All runners that are declared; `forms` are the full forms of bare labels, `served` the
-/// scopes, of which the first is for those that name none.
-pub(super) fn declared(
-    reader: &mut Reader,
-    forms: &BTreeMap<String, String>,
-    listen: &Listen,
-    credentials: &Credentials,
-    served: &[Scope],
-) -> Vec<DeclaredRunner> {
+/// What the tables build on.
+pub(super) struct Given<'a> {
+    pub(super) listen: &'a Listen,
+    pub(super) credentials: &'a Credentials,
+    /// Full forms of bare labels.
+    pub(super) forms: &'a BTreeMap<String, String>,
+    /// The first is for those that name none.
+    pub(super) scopes: &'a [Scope],
+}
+
+/// All runners that are declared.
+pub(super) fn declared(reader: &mut Reader, given: &Given<'_>) -> Vec<DeclaredRunner> {
+    let Given { listen, credentials, .. } = *given;
     let Some(value) = reader.runners() else { return Vec::new() };
     let origin = value.origin().unwrap_or_default().to_owned();
     let tables = tables::tables(reader, keys::RUNNERS, "runner", value);
@@ -44,9 +48,9 @@ pub(super) fn declared(
     }
     address_is_known(reader, listen, credentials);
     let mut names = BTreeSet::new();
-    let runners = tables.into_iter().filter_map(|(number, fields)| {
-        runner(reader, &mut names, number, &origin, fields, forms, &credentials.path, served)
-    });
+    let runners = tables
+        .into_iter()
+        .filter_map(|(number, fields)| runner(reader, &mut names, number, &origin, fields, given));
     runners.collect()
 }
 
@@ -72,10 +76,9 @@ fn runner(
     number: String,
     origin: &str,
     mut fields: Map<String, Value>,
-    forms: &BTreeMap<String, String>,
-    path: &str,
-    served: &[Scope],
+    given: &Given<'_>,
 ) -> Option<DeclaredRunner> {
+    let path = &given.credentials.path;
     let name = match fields.remove("name").map(|value| Name::read(value.kind)) {
         Some(Ok(Name(name))) => match makes_path(path, &name) {
             Ok(()) if names.insert(name.clone()) => Ok(name),
@@ -94,8 +97,8 @@ fn runner(
     let name =
         name.map_err(|message| reader.problem(&format!("{prefix}.name"), origin, message)).ok();
     tables::lay_out(reader, &prefix, origin, fields, FIELDS, &[]);
-    let labels = labels(reader, &format!("{prefix}.labels"), forms);
-    let scope = scopes::of(reader, &format!("{prefix}.scope"), served);
+    let labels = labels(reader, &format!("{prefix}.labels"), given.forms);
+    let scope = scopes::of(reader, &format!("{prefix}.scope"), given.scopes);
     Some(DeclaredRunner { name: name?, labels: labels?, scope })
 }
 

@@ -29,7 +29,13 @@ pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     own::distinct(reader);
     let credentials = credentials(reader);
     let labels = reader.labels();
-    let runners = runners::declared(reader, &labels, &listen, &credentials, &scopes);
+    let given = runners::Given {
+        listen: &listen,
+        credentials: &credentials,
+        forms: &labels,
+        scopes: &scopes,
+    };
+    let runners = runners::declared(reader, &given);
     Some(Settings {
         listen,
         admin,

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::broker::Credentials;
-use crate::config::Scope;
+use crate::config::{Scope, Served};
 use crate::connect::messages::{TaskResult, UpdateTaskRequest};
 use crate::connect::{self, Code, Codec};
 use crate::net::test_server::{Answer, TestServer, answer, gitea, recorded, recorded_request};
@@ -21,6 +21,11 @@ const RUNNER_TOKEN: &str = "runner-token-canary";
 fn client(url: &str, api: Option<&str>) -> GiteaClient {
     let mut settings = gitea(url);
     settings.default.api_token = api.map(SecretString::from);
+    settings.further = vec![Served {
+        scope: Scope::Org("acme".into()),
+        registration_token: None,
+        api_token: api.map(SecretString::from),
+    }];
     GiteaClient::new(Upstream::new(&settings).unwrap(), &settings)
 }
 
@@ -290,7 +295,9 @@ async fn rest_refusals_say_what_to_set() {
     let org = Scope::Org("acme".into());
     let no_token = client("http://127.0.0.1:1", None);
     let said = no_token.probe(&org).await.unwrap_err().to_string();
-    assert!(said.contains("set gitea.api_token_file") && said.contains("write:organization"));
+    assert!(said.contains(
+        "set gitea.scopes[org:acme].api_token_file to one with the scope write:organization"
+    ));
 
     let missing = |_| answer(404, "text/plain", "404 page not found");
     let (_server, old) = served(missing).await;

@@ -274,7 +274,7 @@ fn all_that_is_wrong_with_tokens_and_networks_is_told_at_once() {
     enrollment.tokens[2].labels (file wrong.toml): "ubuntu-latest" is no list: put it in brackets, ["ubuntu-latest"]
     enrollment.tokens[3].name (file wrong.toml): "ci" is the name of an earlier token too: give another one
     enrollment.tokens[3].token (not set): give what runners present, 32 characters or more, in a file named by token_file; openssl rand -hex 32 makes one
-    enrollment.tokens[3].scope (file wrong.toml): org:acme is not gitea.scope (instance), the only one that runners can serve: leave it out, or give that one
+    enrollment.tokens[3].scope (file wrong.toml): org:acme is none of the scopes that are served (instance): name one of them, or give this one its tokens with [[gitea.scopes]]
     enrollment.tokens[3].expires_at (file wrong.toml): "tomorrow" is no point in time: give date, time and offset, for example 2030-01-31T12:00:00Z
     enrollment.tokens[ci].token_file (file wrong.toml): is the same as admin.token, which runners must never see: make a new one with openssl rand -hex 32
     store.keep_events (file wrong.toml): 5m is not within 1h and 10years: set a time that is, for example 90days
@@ -288,7 +288,7 @@ fn what_is_needed_is_told_with_the_way_to_give_it() {
     --- stdout
     --- stderr
     gitea.url (not set): give Gitea's address, for example http://gitea:3000 (GITEA_INSTANCE_URL works too)
-    gitea.registration_token (not set): give the token that Gitea shows under Actions, Runners, Create new Runner, in a file named by gitea.registration_token_file (GITEA_RUNNER_REGISTRATION_TOKEN_FILE works too)
+    gitea.registration_token (not set): give the token that Gitea shows under Actions, Runners, Create new Runner, in a file named by gitea.registration_token_file (GITEA_RUNNER_REGISTRATION_TOKEN_FILE works too), or an API token by gitea.api_token_file, with which the broker gets it itself
     ");
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use runner_broker::broker::{Credentials, Reason, RecordState, What};
 use runner_broker::connect::messages::TaskResult;
 use runner_broker::lifecycle::{By, Force, Live, Timing};
@@ -362,6 +363,12 @@ async fn a_gitea_that_fails_ends_no_runner() {
 #[tokio::test]
 async fn a_registration_token_that_gitea_refuses_is_no_reason_to_end() {
     let scene = Scene::new().await.asleep().await;
+    let refusal = Answer::html(StatusCode::FORBIDDEN);
+    scene.gitea.faults().always(
+        Route::RegistrationToken,
+        When::BeforeActing,
+        Effect::Answer(refusal),
+    );
     let fresh = scene.gitea.reset_registration_token(&runner_broker::config::Scope::Instance);
     let error = scene.runner.fetch_task(0).await.unwrap_err();
     assert_eq!(error.code, "unavailable");

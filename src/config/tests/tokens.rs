@@ -115,7 +115,7 @@ fn each_field_is_checked() {
         ("kind = 1", "kind: is no text: put it in quotes"),
         ("description = \"a\\nb\"", "description: give one line of at most 500 characters"),
         ("scope = \"acme\"", "scope: \"acme\" is no scope: a scope is instance, user, org:NAME"),
-        ("scope = \"user\"", "scope: user is not gitea.scope (instance), the only one"),
+        ("scope = \"user\"", "scope: user is none of the scopes that are served (instance)"),
         ("labels = \"a\"", "labels: \"a\" is no list: put it in brackets, [\"a\"]"),
         ("labels = [1]", "labels: is no text: put it in quotes"),
         ("labels = [\"a:host\"]", "labels: give at most 256 bare names without colons"),

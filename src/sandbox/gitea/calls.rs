@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::state::{Moment, Runner, State, owner_scope};
+use super::state::{Moment, Runner, State, Task, owner_scope};
 use super::task::UpdateLogRequest;
 use super::view::{RunnerSeed, RunnerView, TaskId, TaskState};
 use crate::config::Scope;
@@ -81,12 +81,14 @@ impl State {
         Ok(wire::Runner { ephemeral: false, ..message(&runner.view(now)) })
     }
 
-    /// The task, if one waits and the versions differ, and the latest version in any case.
+    /// The task, if one waits and the versions differ, and the latest version in any case. Who loses to
+    /// one of the tasks that were handed out after the first `overlaps` gets none.
     pub(super) fn fetch_task(
         &mut self,
         now: Moment,
         credentials: (&str, &str),
         version: i64,
+        overlaps: Option<usize>,
     ) -> Result<(Option<Fetched>, i64), Refusal> {
         let runner = self.authenticate(now, credentials)?;
         let (id, scope, ephemeral) = (runner.id, runner.scope.clone(), runner.ephemeral);
@@ -96,16 +98,22 @@ impl State {
         if version == latest || spent || disabled {
             return Ok((None, latest));
         }
-        let waiting = self.tasks.values_mut().find(|task| {
-            task.state == TaskState::Waiting
-                && serves(&scope, &task.repository)
+        let suits = |task: &Task| {
+            serves(&scope, &task.repository)
                 && task.labels.iter().all(|label| labels.contains(label))
-        });
+        };
+        let mut taken = overlaps.and_then(|first| self.picked.get(first..)).unwrap_or(&[]).iter();
+        if taken.any(|id| self.tasks.get(id).is_some_and(suits)) {
+            return Ok((None, latest));
+        }
+        let mut tasks = self.tasks.values_mut();
+        let waiting = tasks.find(|task| task.state == TaskState::Waiting && suits(task));
         let fetched = waiting.map(|task| {
             task.state = TaskState::Running;
             task.runner_id = Some(id);
             Fetched { id: task.id, wire: task.wire.clone(), repository: task.repository.clone() }
         });
+        self.picked.extend(fetched.as_ref().map(|task| task.id));
         Ok((fetched, latest))
     }
 

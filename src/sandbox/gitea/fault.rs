@@ -64,6 +64,9 @@ pub enum Effect {
     Stall,
     /// Waits until the gate is opened, then goes on.
     Gate(Gate),
+    /// Acts once more and answers what that gives, like a proxy that repeats a request. Has no effect
+    /// where bodies stream.
+    Doubled,
 }
 
 /// An answer that a rule gives.
@@ -86,6 +89,20 @@ impl Answer {
             headers: vec![("Content-Type", "text/html".into())],
             body: format!("<html><body><h1>{status}</h1></body></html>\n").into(),
         }
+    }
+
+    /// A proxy's page while Gitea is in maintenance (503).
+    #[must_use]
+    pub fn maintenance() -> Self {
+        Self::html(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    /// A proxy's refusal of too many requests (429), with the seconds in `Retry-After`.
+    #[must_use]
+    pub fn rate_limited(retry_after: u64) -> Self {
+        let mut answer = Self::html(StatusCode::TOO_MANY_REQUESTS);
+        answer.headers.push(("Retry-After", retry_after.to_string()));
+        answer
     }
 
     /// Status 200 with bytes that are no message.

@@ -1,7 +1,8 @@
 //! A stand-in Gitea: its actions protocol and the REST interface of its runners, on loopback.
 //!
-//! It answers as the recorded exchanges do, and keeps state: registration tokens, runners, API tokens and
-//! tasks. Tests look at the state and the [`Journal`], and make it fail by [`Faults`].
+//! It answers as the recorded exchanges do, and as the Gitea of its [version](Options::version) does. It
+//! keeps state: registration tokens, runners, API tokens and tasks. Tests look at the state and the
+//! [`Journal`], and make it fail by [`Faults`].
 
 mod calls;
 mod extra;
@@ -14,6 +15,7 @@ mod rpc;
 mod serve;
 mod state;
 pub(super) mod task;
+mod version;
 mod view;
 
 use std::fmt;
@@ -43,12 +45,21 @@ pub struct Options {
     pub sub_path: String,
     /// The root address that Gitea is set to, with a slash at its end; `None`: its own.
     pub root_url: Option<String>,
-    /// What `/api/v1/version` tells.
+    /// What `/api/v1/version` tells, and what the REST interface and Register do: as Gitea 1.21 to 1.27.
+    /// `1.26.0+dev-…` is the development tree that the recorded exchanges are from; it can no more than
+    /// 1.25.
     pub version: String,
-    /// Runners that are not known get a 401 `unauthenticated`, as later Gitea answers.
+    /// Runners that are not known get a 401 `unauthenticated`, as Forgejo answers. No Gitea up to 1.27
+    /// does; its runners understand it.
     pub real_unauthenticated: bool,
-    /// Runners can be switched off (`PATCH`), as from 1.26 on.
-    pub can_disable: bool,
+    /// A FetchTask that overlaps another one, which got a task that was for this runner too, gets no task
+    /// but the latest `tasks_version`, however many wait: real Gitea's loser of a race does, and does not
+    /// look for a task again until that version goes up.
+    ///
+    /// A call overlaps all that act after it arrived. So a test holds the loser by [`Faults::gate`] at
+    /// [`When::BeforeActing`], waits until it [stands there](Gate::reached), lets another poll get its
+    /// task, and opens the gate.
+    pub lost_wakeup: bool,
     /// Header `X-Gitea-Actions-Capabilities` of Declare's answers.
     pub capabilities: Option<HeaderValue>,
 }
@@ -61,7 +72,7 @@ impl Default for Options {
             root_url: None,
             version: "1.26.0".into(),
             real_unauthenticated: false,
-            can_disable: true,
+            lost_wakeup: false,
             capabilities: None,
         }
     }
@@ -132,6 +143,11 @@ impl StandInGitea {
     /// Ends it and gives up its port; its state can still be looked at.
     pub async fn stop(&self) {
         self.0.stop().await;
+    }
+
+    /// Lets its clock, which the header `Date` tells, be so many seconds ahead; behind, where negative.
+    pub fn skew_clock(&self, seconds: i64) {
+        self.shared().skew(seconds);
     }
 
     /// Returns as soon as its state (runners, tasks, tokens) is like that.
@@ -226,6 +242,12 @@ impl StandInGitea {
     /// Switches a runner off or on, as an admin does in Gitea's pages; answers whether it was there.
     pub fn disable_runner(&self, id: i64, disabled: bool) -> bool {
         self.shared().change(|state| state.disable_runner(&Scope::Instance, id, disabled))
+    }
+
+    /// While `moving`, after each page of a list the last runner is the first of all, as if it had called
+    /// in between: who reads the next page sees one again, and misses the one that moved.
+    pub fn move_lists(&self, moving: bool) {
+        self.shared().change(|state| state.lists_move = moving);
     }
 
     /// Lets a runner's last call and its last report be that long ago.

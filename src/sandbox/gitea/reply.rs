@@ -1,6 +1,7 @@
 //! Answers, framed as Go's server frames them.
 
 use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -61,4 +62,34 @@ pub(super) fn bare(status: StatusCode, body: Bytes) -> Reply {
     let mut reply = Response::new(body);
     *reply.status_mut() = status;
     reply
+}
+
+/// A time as the header `Date` tells it; `None` before 1970 and after 9999.
+pub(super) fn http_date(time: SystemTime) -> Option<HeaderValue> {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const YEAR_10000: u64 = 253_402_300_800;
+    let secs = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
+    let days = Some(secs).filter(|secs| *secs < YEAR_10000)? / (24 * 60 * 60);
+    let day_name = DAYS[(days % 7) as usize];
+    let told = humantime::format_rfc3339_seconds(time).to_string();
+    let (date, clock) = told.trim_end_matches('Z').split_once('T')?;
+    let [year, month, day] = date.split('-').collect::<Vec<_>>().try_into().ok()?;
+    let month = MONTHS.get(month.parse::<usize>().ok()?.checked_sub(1)?)?;
+    HeaderValue::try_from(format!("{day_name}, {day} {month} {year} {clock} GMT")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        let date = |secs| http_date(UNIX_EPOCH + std::time::Duration::from_secs(secs));
+        assert_eq!(date(0).unwrap(), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(784_111_777).unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(date(253_402_300_799).unwrap(), "Fri, 31 Dec 9999 23:59:59 GMT");
+        assert_eq!(date(253_402_300_800), None);
+    }
 }

@@ -1,4 +1,5 @@
-//! The REST interface: runners and registration tokens at the four places, and the version.
+//! The REST interface: runners and registration tokens at the four places, and the version. What there is
+//! depends on the [version](super::version).
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -10,6 +11,7 @@ use super::reply::{Reply, empty, not_found, query, reply};
 use super::route::{self, Place, Rest};
 use super::serve::Shared;
 use super::state::Denied;
+use super::version::Abilities;
 use super::view::RunnerView;
 use crate::config::Scope;
 use crate::sandbox::codec;
@@ -23,34 +25,76 @@ pub(super) fn answer(shared: &Shared, head: &Parts, path: &str, body: &Bytes) ->
     if !path.starts_with("/api/v1/") {
         return None;
     }
-    let Some(target) = route::rest(path) else {
-        return Some(common(not_found()));
-    };
-    let allowed: &[&str] = match &target {
-        Rest::Version | Rest::Runners(_) | Rest::LegacyRegistrationToken => &["GET"],
-        Rest::RegistrationToken(_) => &["GET", "POST"],
-        Rest::Runner(..) if shared.options.can_disable => &["GET", "DELETE", "PATCH"],
-        Rest::Runner(..) => &["GET", "DELETE"],
-    };
-    if !allowed.contains(&head.method.as_str()) {
+    // Gitea judges a token before it looks where the request is for.
+    let known = api_token(head).map_or(Ok(()), |token| shared.look(|s| s.known(token).map(drop)));
+    let answered = known.and_then(|()| act(shared, head, path, body));
+    Some(common(answered.unwrap_or_else(|denied| denied_reply(shared, denied))))
+}
+
+fn act(shared: &Shared, head: &Parts, path: &str, body: &Bytes) -> Result<Reply, Denied> {
+    let Some(target) = route::rest(path) else { return Ok(not_found()) };
+    let routes = routes(&shared.abilities, &target);
+    if routes.is_empty() {
+        return Ok(not_found());
+    }
+    let Some((_, found)) = routes.iter().find(|(method, _)| head.method == *method) else {
         let mut reply = empty(StatusCode::METHOD_NOT_ALLOWED);
-        for method in allowed {
+        for (method, _) in routes {
             reply.headers_mut().append(header::ALLOW, HeaderValue::from_static(method));
         }
-        return Some(common(reply));
-    }
-    let answered = match target {
-        Rest::Version => Ok(json(StatusCode::OK, &Version { version: &shared.options.version })),
-        Rest::LegacyRegistrationToken => registration_token(shared, head, &Place::Admin),
-        // Here `registration-token` is read as a runner's id.
-        Rest::RegistrationToken(Place::Admin) if head.method == Method::GET => {
-            runner(shared, head, &Place::Admin, 0, body)
-        }
-        Rest::RegistrationToken(place) => registration_token(shared, head, &place),
-        Rest::Runners(place) => list(shared, head, &place),
-        Rest::Runner(place, id) => runner(shared, head, &place, id, body),
+        return Ok(reply);
     };
-    Some(common(answered.unwrap_or_else(|denied| denied_reply(shared, denied))))
+    match found {
+        Found::Version => Ok(json(StatusCode::OK, &Version { version: &shared.options.version })),
+        Found::RegistrationToken(place) => registration_token(shared, head, place),
+        Found::Runners(place) => list(shared, head, place),
+        Found::Runner(place, id) => runner(shared, head, place, *id, body),
+    }
+}
+
+/// What a method of a path leads to.
+enum Found<'a> {
+    Version,
+    RegistrationToken(&'a Place),
+    Runners(&'a Place),
+    Runner(&'a Place, i64),
+}
+
+/// The methods of a path in a version of Gitea, with what they lead to; none where it has no such path.
+/// `Allow` lists them as they are here (Gitea does so in no order), one of them twice where two routes
+/// match the path.
+fn routes<'a>(abilities: &Abilities, target: &'a Rest) -> Vec<(&'static str, Found<'a>)> {
+    let mut routes = Vec::new();
+    let mut add = |has: bool, method, found| {
+        if has {
+            routes.push((method, found));
+        }
+    };
+    match target {
+        Rest::Version => add(true, "GET", Found::Version),
+        Rest::LegacyRegistrationToken => {
+            add(abilities.get_token, "GET", Found::RegistrationToken(&Place::Admin));
+        }
+        Rest::RegistrationToken(place) => {
+            let get_token = abilities.get_token && *place != Place::Admin;
+            add(get_token, "GET", Found::RegistrationToken(place));
+            add(abilities.post_token, "POST", Found::RegistrationToken(place));
+        }
+        Rest::Runners(place) => add(abilities.manage, "GET", Found::Runners(place)),
+        Rest::Runner(..) => {}
+    }
+    let shown = match target {
+        Rest::Runner(place, id) => Some((place, *id)),
+        // Read as a runner's id, which none has.
+        Rest::RegistrationToken(place) => Some((place, 0)),
+        _ => None,
+    };
+    if let Some((place, id)) = shown {
+        add(abilities.manage, "GET", Found::Runner(place, id));
+        add(abilities.manage, "DELETE", Found::Runner(place, id));
+        add(abilities.disable, "PATCH", Found::Runner(place, id));
+    }
+    routes
 }
 
 #[derive(Serialize)]
@@ -111,7 +155,8 @@ fn list(shared: &Shared, head: &Parts, place: &Place) -> Result<Reply, Denied> {
     };
     let limit = number("limit").unwrap_or(PAGE).min(LONGEST_PAGE);
     let skipped = (number("page").unwrap_or(1) - 1).saturating_mul(limit);
-    let all = shared.look(|state| state.runners(shared.now(), &scope));
+    let now = shared.now();
+    let all = shared.change(|state| state.list(now, &scope));
     let total_count = all.len();
     let runners = all.into_iter().skip(skipped).take(limit);
     let runners = runners.map(|view| Runner::of(shared, view)).collect();
@@ -133,7 +178,7 @@ fn runner(
     let scope = authorized(shared, head, place)?;
     if head.method == Method::DELETE {
         let deleted = shared.change(|state| state.delete_runner(&scope, id));
-        return Ok(if deleted { no_content() } else { runner_not_found(shared) });
+        return Ok(if deleted { no_content() } else { runner_not_found(shared, id) });
     }
     if head.method == Method::PATCH {
         let Ok(Edit { disabled: Some(disabled) }) = serde_json::from_slice(body) else {
@@ -144,23 +189,22 @@ fn runner(
     }
     let shown = shared.look(|state| state.runner(shared.now(), &scope, id));
     Ok(shown.map_or_else(
-        || runner_not_found(shared),
+        || runner_not_found(shared, id),
         |view| json(StatusCode::OK, &Runner::of(shared, view)),
     ))
 }
 
 /// Checks the API token; answers the scope whose runners are meant.
 fn authorized(shared: &Shared, head: &Parts, place: &Place) -> Result<Scope, Denied> {
-    let token = head
-        .headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(kind, _)| ["token", "bearer"].contains(&kind.to_ascii_lowercase().as_str()))
-        .map(|(_, token)| token.trim());
     let write = head.method != Method::GET;
-    let user = shared.look(|state| state.authorize(token, place.category(), write))?;
+    let user = shared.look(|state| state.authorize(api_token(head), place.category(), write))?;
     Ok(place.scope(&user))
+}
+
+fn api_token(head: &Parts) -> Option<&str> {
+    let (kind, token) = head.headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let kinds = ["token", "bearer"];
+    kinds.contains(&kind.to_ascii_lowercase().as_str()).then(|| token.trim())
 }
 
 impl Runner {
@@ -171,7 +215,7 @@ impl Runner {
             name: view.name,
             status: if view.online { "online" } else { "offline" },
             busy: view.busy,
-            disabled: shared.options.can_disable.then_some(view.disabled),
+            disabled: shared.abilities.disable.then_some(view.disabled),
             ephemeral: view.ephemeral,
             labels: labels.map(|(id, name)| Label { id, name, r#type: "custom" }).collect(),
         }
@@ -186,8 +230,10 @@ fn denied_reply(shared: &Shared, denied: Denied) -> Reply {
     failure(shared, status, None, &message)
 }
 
-fn runner_not_found(shared: &Shared) -> Reply {
-    failure(shared, StatusCode::NOT_FOUND, Some(None), "Runner not found")
+fn runner_not_found(shared: &Shared, id: i64) -> Reply {
+    let elsewhere = shared.look(|state| state.runners.contains_key(&id));
+    let why = if elsewhere { "No permission to access this runner" } else { "Runner not found" };
+    failure(shared, StatusCode::NOT_FOUND, Some(None), why)
 }
 
 fn failure(

@@ -33,8 +33,15 @@ const ACCEPT_POST: &str = "application/grpc, application/grpc+json, \
     application/grpc-web+proto, application/json, application/json; charset=utf-8, \
     application/proto";
 
-/// Acts and answers; `None`: the normalized path is not one of these services.
-pub(super) fn answer(shared: &Shared, head: &Parts, path: &str, body: &Bytes) -> Option<Reply> {
+/// Acts and answers; `None`: the normalized path is not one of these services. When it arrived, `picked`
+/// tasks had been handed out.
+pub(super) fn answer(
+    shared: &Shared,
+    head: &Parts,
+    path: &str,
+    body: &Bytes,
+    picked: usize,
+) -> Option<Reply> {
     let (service, called) = [PING_SERVICE, RUNNER_SERVICE]
         .into_iter()
         .find_map(|service| Some((service, procedure(path, service)?)))?;
@@ -57,7 +64,7 @@ pub(super) fn answer(shared: &Shared, head: &Parts, path: &str, body: &Bytes) ->
         return Some(reply);
     };
     let outcome = plain(head, body).and_then(|plain| {
-        let call = Call { shared, head, codec, plain };
+        let call = Call { shared, head, codec, plain, picked };
         call.act(&called)
     });
     let mut reply = match outcome {
@@ -79,6 +86,7 @@ struct Call<'a> {
     head: &'a Parts,
     codec: Codec,
     plain: Vec<u8>,
+    picked: usize,
 }
 
 impl Call<'_> {
@@ -92,7 +100,8 @@ impl Call<'_> {
                 Ok(self.write(&PingResponse { data: format!("Hello, {}!", request.data) }))
             }
             "Register" => {
-                let request: RegisterRequest = self.read("*runnerv1.RegisterRequest")?;
+                let mut request: RegisterRequest = self.read("*runnerv1.RegisterRequest")?;
+                request.ephemeral &= self.shared.abilities.ephemeral;
                 let runner = self.shared.change(|state| state.register(now, request));
                 Ok(self.write(&RegisterResponse { runner: Some(runner.map_err(refuse)?) }))
             }
@@ -104,8 +113,10 @@ impl Call<'_> {
             "FetchTask" => {
                 let request: FetchTaskRequest = self.read("*runnerv1.FetchTaskRequest")?;
                 let version = request.tasks_version;
-                let fetched =
-                    self.shared.change(|state| state.fetch_task(now, credentials, version));
+                let overlaps = self.shared.options.lost_wakeup.then_some(self.picked);
+                let fetched = self
+                    .shared
+                    .change(|state| state.fetch_task(now, credentials, version, overlaps));
                 let (task, tasks_version) = fetched.map_err(refuse)?;
                 let root = self.shared.root_url(self.head);
                 Ok(match self.codec {

@@ -5,15 +5,16 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::Either;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,8 +30,9 @@ use tokio_util::task::TaskTracker;
 
 use super::fault::{Effect, Faults, When};
 use super::journal::Journal;
-use super::reply::{Reply, bare, not_found};
+use super::reply::{Reply, bare, http_date, not_found};
 use super::state::{Moment, State};
+use super::version::Abilities;
 use super::{Options, Tls, extra, rest, route, rpc};
 
 /// So far before the start time is counted from, so that seeds may lie in the past.
@@ -40,12 +42,15 @@ const BACKLOG: u32 = 1024;
 /// What all connections share.
 pub(super) struct Shared {
     pub(super) options: Options,
+    pub(super) abilities: Abilities,
     pub(super) faults: Faults,
     pub(super) journal: Journal,
     pub(super) changed: Notify,
     state: Mutex<State>,
     started: tokio::time::Instant,
     url: String,
+    /// Seconds by which its clock is ahead.
+    skew: AtomicI64,
 }
 
 impl Shared {
@@ -53,12 +58,14 @@ impl Shared {
         let scheme = if options.tls.is_some() { "https" } else { "http" };
         Self {
             url: format!("{scheme}://{address}{}", options.sub_path),
+            abilities: Abilities::of(&options.version),
             options,
             faults: Faults::default(),
             journal: Journal::default(),
             changed: Notify::new(),
             state: Mutex::default(),
             started: tokio::time::Instant::now(),
+            skew: AtomicI64::new(0),
         }
     }
 
@@ -68,6 +75,22 @@ impl Shared {
 
     pub(super) fn now(&self) -> Moment {
         PAST + self.started.elapsed()
+    }
+
+    pub(super) fn skew(&self, seconds: i64) {
+        self.skew.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Puts the time of a clock that is wrong on an answer; a right one comes from hyper.
+    fn dated(&self, mut reply: Reply) -> Reply {
+        let skew = self.skew.load(Ordering::Relaxed);
+        let ahead = Duration::from_secs(skew.unsigned_abs());
+        let now = SystemTime::now();
+        let shown = if skew < 0 { now.checked_sub(ahead) } else { now.checked_add(ahead) };
+        if let Some(date) = shown.filter(|_| skew != 0).and_then(http_date) {
+            reply.headers_mut().insert(header::DATE, date);
+        }
+        reply
     }
 
     pub(super) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
@@ -224,6 +247,15 @@ enum End {
     Close,
 }
 
+/// What the rules did to a request that goes on.
+enum Suffered {
+    Nothing,
+    /// It acts once more.
+    Doubled,
+    /// This is in place of the right answer.
+    Answer(Reply),
+}
+
 impl Host {
     /// Runs it until the server goes down.
     fn spawn<T: Send + 'static>(
@@ -267,7 +299,7 @@ impl Host {
             let (host, ended) = (self.clone(), ended.clone());
             async move {
                 match host.handle(request).await {
-                    Ok(reply) => Ok::<_, Infallible>(reply),
+                    Ok(reply) => Ok::<_, Infallible>(host.shared.dated(reply)),
                     Err(end) => {
                         let _ = ended.send(end).await;
                         std::future::pending().await
@@ -302,12 +334,14 @@ impl Host {
         let path = path.map(Cow::into_owned);
         if let Some(path) = path.as_deref().filter(|path| extra::is_streamed(path)) {
             shared.journal.completed(number, &Bytes::new());
-            if let Some(answer) = self.suffer(&head, path, When::BeforeActing).await? {
+            if let Suffered::Answer(answer) = self.suffer(&head, path, When::BeforeActing).await? {
                 return Ok(answer);
             }
             let reply = extra::answer(&head, path, body).await.map_err(|_| End::Close)?;
-            let spoilt = self.suffer(&head, path, When::AfterActing).await?;
-            return Ok(spoilt.unwrap_or(reply));
+            return Ok(match self.suffer(&head, path, When::AfterActing).await? {
+                Suffered::Answer(spoilt) => spoilt,
+                Suffered::Nothing | Suffered::Doubled => reply,
+            });
         }
         let body = body.collect().await.map_err(|_| End::Close)?.to_bytes();
         shared.journal.completed(number, &body);
@@ -319,19 +353,29 @@ impl Host {
     }
 
     async fn act(&self, head: &Parts, path: &str, body: &Bytes) -> Result<Reply, End> {
-        if let Some(answer) = self.suffer(head, path, When::BeforeActing).await? {
-            return Ok(answer);
+        let picked = self.shared.look(|state| state.picked.len());
+        let act = || {
+            rpc::answer(&self.shared, head, path, body, picked)
+                .or_else(|| rest::answer(&self.shared, head, path, body))
+                .unwrap_or_else(not_found)
+        };
+        match self.suffer(head, path, When::BeforeActing).await? {
+            Suffered::Answer(answer) => return Ok(answer),
+            Suffered::Doubled => drop(act()),
+            Suffered::Nothing => {}
         }
-        let reply = rpc::answer(&self.shared, head, path, body)
-            .or_else(|| rest::answer(&self.shared, head, path, body))
-            .unwrap_or_else(not_found);
-        let spoilt = self.suffer(head, path, When::AfterActing).await?;
-        Ok(spoilt.unwrap_or(reply))
+        let reply = act();
+        Ok(match self.suffer(head, path, When::AfterActing).await? {
+            Suffered::Answer(spoilt) => spoilt,
+            Suffered::Doubled => act(),
+            Suffered::Nothing => reply,
+        })
     }
 
-    /// Applies the rules that match; an answer that one of them gives is in place of the right one.
-    async fn suffer(&self, head: &Parts, path: &str, when: When) -> Result<Option<Reply>, End> {
+    /// Applies the rules that match.
+    async fn suffer(&self, head: &Parts, path: &str, when: When) -> Result<Suffered, End> {
         let mut passed = 0;
+        let mut suffered = Suffered::Nothing;
         while let Some((id, effect)) = self.shared.faults.take(passed, &head.method, path, when) {
             passed = id;
             match effect {
@@ -347,10 +391,11 @@ impl Host {
                             reply.headers_mut().append(name, value);
                         }
                     }
-                    return Ok(Some(reply));
+                    return Ok(Suffered::Answer(reply));
                 }
+                Effect::Doubled => suffered = Suffered::Doubled,
             }
         }
-        Ok(None)
+        Ok(suffered)
     }
 }

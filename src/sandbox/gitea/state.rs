@@ -40,6 +40,10 @@ pub(super) struct State {
     last_task_id: TaskId,
     pub(super) planned_runners: VecDeque<(i64, String, String)>,
     planned_registration_tokens: VecDeque<String>,
+    /// Tasks in the order in which runners got them.
+    pub(super) picked: Vec<TaskId>,
+    pub(super) lists_move: bool,
+    pages: usize,
 }
 
 pub(super) struct RegistrationToken {
@@ -48,7 +52,7 @@ pub(super) struct RegistrationToken {
     pub(super) active: bool,
 }
 
-struct ApiToken {
+pub(super) struct ApiToken {
     token: String,
     user: String,
     scopes: Vec<String>,
@@ -176,9 +180,7 @@ impl State {
         let Some(token) = token else {
             return Err(Denied::Unauthorized("token is required".into()));
         };
-        let Some(known) = self.api_tokens.iter().find(|known| known.token == token) else {
-            return Err(Denied::Unauthorized("user does not exist [uid: 0, name: ]".into()));
-        };
+        let known = self.known(token)?;
         let level = if write { "write" } else { "read" };
         let enough = known.scopes.iter().any(|scope| match scope.split_once(':') {
             Some((given, of)) => of == category && (given == "write" || given == level),
@@ -195,6 +197,12 @@ impl State {
             return Err(Denied::Forbidden("user should be the site admin".into()));
         }
         Ok(known.user.clone())
+    }
+
+    /// Checks that there is such an API token, whatever it may do.
+    pub(super) fn known(&self, token: &str) -> Result<&ApiToken, Denied> {
+        let known = self.api_tokens.iter().find(|known| known.token == token);
+        known.ok_or_else(|| Denied::Unauthorized("user does not exist [uid: 0, name: ]".into()))
     }
 }
 
@@ -234,6 +242,17 @@ impl State {
             self.runners.values().filter(|runner| shows(scope, &runner.scope)).collect();
         shown.sort_by_key(|runner| std::cmp::Reverse((runner.called, runner.id)));
         shown.into_iter().map(|runner| runner.view(now)).collect()
+    }
+
+    /// The same for the next page of a list, in its order of this moment.
+    pub(super) fn list(&mut self, now: Moment, scope: &Scope) -> Vec<RunnerView> {
+        let mut listed = self.runners(now, scope);
+        if self.lists_move && !listed.is_empty() {
+            let by = self.pages % listed.len();
+            listed.rotate_right(by);
+            self.pages += 1;
+        }
+        listed
     }
 
     pub(super) fn runner(&self, now: Moment, scope: &Scope, id: i64) -> Option<RunnerView> {
