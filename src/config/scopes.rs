@@ -9,7 +9,7 @@ use super::value::Setting;
 use super::{Scope, Served, keys, own, tables};
 
 /// What a table may hold.
-const FIELDS: &[&str] =
+pub(super) const FIELDS: &[&str] =
     &["scope", "registration_token", "registration_token_file", "api_token", "api_token_file"];
 const SECRETS: &[&str] = &["registration_token", "api_token"];
 
