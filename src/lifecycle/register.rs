@@ -9,7 +9,7 @@ use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::desk::{Answer, Delivery, Entry, Landed};
 use super::enrollment::{Identified, Reservation};
@@ -221,7 +221,7 @@ impl Lifecycle {
         let scope = &intent.scope;
         let token = match self.gitea.registration_token(scope).await {
             Ok(token) => token,
-            Err(error) => return Err(self.not_minted(intent, &error)),
+            Err(error) => return Err(self.not_minted(intent, &error, None)),
         };
         let body = message(&token).map_err(|error| (Outcome::Rejected, error))?;
         fault::point("register-begun");
@@ -235,16 +235,15 @@ impl Lifecycle {
         let mut answer = self.gitea.register(codec, body, headers.clone(), &token).await;
         fault::point("gitea-answered");
         // It was refused before anything was done, so that this is no second time.
-        if let Err(RegisterFailure::Refused { refusal, error }) = &answer
+        if let Err(RegisterFailure::Refused { refusal, error: refused }) = &answer
             && refusal.is_of_token()
         {
-            debug!(%scope, answer = error.message, "Gitea refused its registration token: is there a later one?");
             let again = match self.gitea.renewed_token(scope, &token).await {
                 Ok(Some(later)) => message(&later)
                     .map(|body| Some((body, later)))
                     .map_err(|error| (Outcome::Rejected, error)),
                 Ok(None) => Ok(None),
-                Err(error) => Err(self.not_minted(intent, &error)),
+                Err(error) => Err(self.not_minted(intent, &error, Some(refused))),
             };
             match again {
                 Ok(Some((body, later))) => {
@@ -425,8 +424,13 @@ impl Lifecycle {
         }
     }
 
-    /// There is no registration token to register with.
-    fn not_minted(&self, intent: &Intent, error: &RestError) -> (Outcome, ConnectError) {
+    /// There is no registration token to register with; `refused` is what Gitea said of the one before.
+    fn not_minted(
+        &self,
+        intent: &Intent,
+        error: &RestError,
+        refused: Option<&ConnectError>,
+    ) -> (Outcome, ConnectError) {
         let (name, scope) = (&intent.key.name, &intent.scope);
         if let RestError::Unreachable(failure) = error {
             self.metrics.upstream_error(failure.kind);
@@ -437,7 +441,13 @@ impl Lifecycle {
             );
             return (Outcome::Unreachable, ConnectError::new(Code::Unavailable, text));
         }
-        error!(runner = name, %scope, %error, "the broker gets no registration token from Gitea");
+        error!(
+            runner = name,
+            %scope,
+            %error,
+            refused = refused.map(|refused| refused.message.as_str()),
+            "the broker gets no registration token from Gitea"
+        );
         let (code, then) = match error {
             // Gitea, or what is in front of it, may answer otherwise in a moment.
             RestError::Unexpected(..) => (Code::Unavailable, "try again"),
