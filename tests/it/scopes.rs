@@ -104,7 +104,9 @@ async fn each_token_leads_to_its_own_scope_and_to_no_other() {
     for scope in &scopes {
         for line in [
             format!("runner_broker_runners{{scope=\"{scope}\",state=\"idle\"}} 1"),
-            format!("runner_broker_registrations_total{{outcome=\"registered\",scope=\"{scope}\"}} 1"),
+            format!(
+                "runner_broker_registrations_total{{outcome=\"registered\",scope=\"{scope}\"}} 1"
+            ),
         ] {
             assert!(metrics.contains(&line), "{line} in {metrics}");
         }
