@@ -195,7 +195,7 @@ impl GiteaClient {
         json: Option<Bytes>,
     ) -> Result<Answer, RestError> {
         let needs = token_scope(scope);
-        let setting = self.api_token_setting(scope);
+        let setting = self.setting(scope, "api_token_file");
         let Some(token) = self.api_token(scope) else {
             return Err(RestError::NoToken { setting, needs });
         };

@@ -176,7 +176,7 @@ impl Lifecycle {
             self.switch_off(live).await;
         }
         spare_busy(live, force)?;
-        if !self.gitea.has_api_token(&live.scope) {
+        if !self.gitea.has_api_token(&live.scope()) {
             return self.without_api_token(live, reason, by).await;
         }
         let before = live.state();
@@ -243,7 +243,7 @@ impl Lifecycle {
         // One that may be well alive must not become another's.
         let unseen = reason.is_revivable() && self.is_unseen(live);
         if !Self::parks(reason) || unseen {
-            return Err(DeregisterError::NoApiToken(token_scope(&live.scope)));
+            return Err(DeregisterError::NoApiToken(token_scope(&live.scope())));
         }
         self.cancel_tasks(live, reason).await?;
         if reason != Reason::Lease {
@@ -375,7 +375,7 @@ impl Lifecycle {
         }
         spare_busy(live, force)?;
         self.cancel_tasks(live, reason).await?;
-        let deletion = match self.gitea.delete_runner(&live.scope, id).await {
+        let deletion = match self.gitea.delete_runner(&live.scope(), id).await {
             Ok(DeleteAnswer::Deleted) => Deletion::Deleted,
             Ok(DeleteAnswer::NotFound) => Deletion::NotFound,
             Err(error) => {
@@ -399,8 +399,8 @@ impl Lifecycle {
             "Gitea hides runner {} from the broker's API token, although the runner is there: give \
              the token the scope {} and an owner who administers {}",
             live.id(),
-            token_scope(&live.scope),
-            live.scope
+            token_scope(&live.scope()),
+            live.scope()
         ))
     }
 

@@ -58,7 +58,7 @@ impl Lifecycle {
             Ok(()) => Outcome::Revived,
             Err(failed) => failed.outcome,
         };
-        self.metrics.registration(&live.scope.to_string(), outcome, begun.elapsed());
+        self.metrics.registration(&live.scope().to_string(), outcome, begun.elapsed());
         match result {
             Ok(()) => {
                 *pause = Pause::default();

@@ -152,6 +152,7 @@ pub(crate) fn gitea(url: &str) -> config::Gitea {
     config::Gitea {
         url: url.parse().unwrap(),
         default: config::Served {
+            section: "gitea".into(),
             scope: config::Scope::Instance,
             registration_token: Some(SecretString::from("registration-token")),
             api_token: None,
