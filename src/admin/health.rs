@@ -9,6 +9,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::Admin;
 use super::problem::Problem;
+use super::view::ApiToken;
+use crate::config::Scope;
 use crate::lifecycle::Lifecycle;
 
 /// `GET /metrics`
@@ -45,16 +47,47 @@ pub(super) async fn readyz(
         text += &check.line();
     }
     if verbose {
-        // A Gitea that is down is no reason to take the broker away from its runners.
-        text += match lifecycle.gitea.is_up() {
-            true => "[+] gitea: answers\n",
-            false => "[-] gitea: does not answer (does not make the broker unready)\n",
-        };
+        text.extend(gitea(lifecycle).iter().map(Check::line));
     }
     if ready {
         (StatusCode::OK, text + "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, text + "not ready\n")
+    }
+}
+
+/// A Gitea that is down, or a token that it refuses, is no reason to take the broker away from its runners.
+fn gitea(lifecycle: &Lifecycle) -> Vec<Check> {
+    const NO_MATTER: &str = "(does not make the broker unready)";
+    let gitea = &lifecycle.gitea;
+    let abilities = gitea.abilities();
+    let up = gitea.is_up().then(|| "answers".into());
+    let version = abilities.version.as_deref().unwrap_or("not known");
+    let mut checks = vec![
+        Check::new("gitea", up.ok_or_else(|| format!("does not answer {NO_MATTER}"))),
+        Check::new("gitea's version", Ok(version.into())),
+        Check::new("gitea's abilities", Ok(abilities.to_string())),
+    ];
+    checks.extend(lifecycle.settings.load().gitea.served().map(|served| {
+        let scope = &served.scope;
+        let state = match api_token(lifecycle, scope) {
+            ApiToken::None => Ok(format!("none is set for {scope}")),
+            ApiToken::Unknown => Ok(format!("that of {scope} was not tried yet")),
+            ApiToken::Valid => Ok(format!("that of {scope} works")),
+            ApiToken::Invalid => Err(format!("that of {scope} is refused by Gitea {NO_MATTER}")),
+        };
+        Check::new("API token", state)
+    }));
+    checks
+}
+
+/// What is known of a scope's API token.
+pub(super) fn api_token(lifecycle: &Lifecycle, scope: &Scope) -> ApiToken {
+    match (lifecycle.gitea.has_api_token(scope), lifecycle.api_token_valid(scope)) {
+        (false, _) => ApiToken::None,
+        (true, Some(true)) => ApiToken::Valid,
+        (true, Some(false)) => ApiToken::Invalid,
+        (true, None) => ApiToken::Unknown,
     }
 }
 

@@ -1,10 +1,20 @@
 //! What an admin should do, told from the status alone.
 
-use super::view::{ApiToken, Status};
+use std::collections::BTreeSet;
 
-/// A sentence for each thing that is not as it should be, the worst first. `needs` is the scope that an
-/// API token must have; `declared`: the settings name enrollment tokens or runners.
-pub(super) fn hints(status: &Status, needs: &str, declared: bool) -> Vec<String> {
+use super::view::{ApiToken, Status};
+use crate::config::Scope;
+use crate::gitea::token_scope;
+
+/// A sentence for each thing that is not as it should be, the worst first. `served` are the scopes of
+/// `status`, in their order; `missing` is what Gitea cannot do with an API token; `declared`: the settings
+/// name enrollment tokens or runners.
+pub(super) fn hints(
+    status: &Status,
+    served: &[Scope],
+    missing: Vec<String>,
+    declared: bool,
+) -> Vec<String> {
     let mut hints = Vec::new();
     if status.draining {
         hints.push("the broker is ending: it registers nobody and hands out no task".into());
@@ -28,29 +38,19 @@ pub(super) fn hints(status: &Status, needs: &str, declared: bool) -> Vec<String>
             "no enrollment token admits anybody: `runner-broker token create` makes one".into(),
         );
     }
-    match status.gitea.api_token {
-        ApiToken::None => hints.push(format!(
-            "there is no API token, so runners that leave stay listed in Gitea until others of their \
-             kind take their place, and a registration whose answer was lost cannot be settled: \
-             set gitea.api_token_file (GITEA_API_TOKEN_FILE) to a token with the scope {needs}"
-        )),
-        ApiToken::Invalid => hints.push(format!(
-            "Gitea refuses the API token, so no runner can be deregistered: put one with the scope \
-             {needs}, of a user who administers {}, into gitea.api_token_file and send SIGHUP",
-            status.gitea.scope
-        )),
-        ApiToken::Valid | ApiToken::Unknown => {}
+    hints.extend(of_api_tokens(status, served));
+    if status.scopes.iter().any(|scope| scope.api_token != ApiToken::None) {
+        hints.extend(missing);
     }
     match status.unsettled_registrations {
         0 => {}
         count => hints.push(format!(
             "{count} of the registrations are unclear, since Gitea's answer was lost: the broker \
              settles them by itself{}",
-            match (status.gitea.up, status.gitea.api_token) {
+            match (status.gitea.up, status.scopes.iter().all(|scope| works(scope.api_token))) {
                 (false, _) => " once Gitea answers",
-                (true, ApiToken::None | ApiToken::Invalid) =>
-                    " once it has an API token that works",
-                (true, ApiToken::Valid | ApiToken::Unknown) => "",
+                (true, false) => " once it has an API token that works",
+                (true, true) => "",
             }
         )),
     }
@@ -76,12 +76,75 @@ pub(super) fn hints(status: &Status, needs: &str, declared: bool) -> Vec<String>
     hints
 }
 
+/// Scopes are named where there are several.
+fn of_api_tokens(status: &Status, served: &[Scope]) -> Vec<String> {
+    let of = |state| {
+        let scopes = status.scopes.iter().zip(served).enumerate();
+        scopes
+            .filter(move |(_, (known, _))| known.api_token == state)
+            .map(|(at, (_, scope))| (at, scope))
+    };
+    let several = served.len() > 1;
+    let mut hints = Vec::new();
+    let without: Vec<_> = of(ApiToken::None).map(|(_, scope)| scope).collect();
+    if !without.is_empty() {
+        let names: Vec<_> = without.iter().map(ToString::to_string).collect();
+        let needs: BTreeSet<_> = without.iter().map(|scope| token_scope(scope)).collect();
+        let needs: Vec<_> = needs.into_iter().collect();
+        let (which, setting) = match several {
+            true => {
+                (format!("there is no API token for {}", names.join(", ")), "its api_token_file")
+            }
+            false => {
+                ("there is no API token".into(), "gitea.api_token_file (GITEA_API_TOKEN_FILE)")
+            }
+        };
+        hints.push(format!(
+            "{which}, so runners that leave stay listed in Gitea until others of their kind take their \
+             place, and a registration whose answer was lost cannot be settled: set {setting} to a token \
+             with the scope {}",
+            needs.join(" or ")
+        ));
+    }
+    for (at, scope) in of(ApiToken::Invalid) {
+        let (which, setting) = match (several, at) {
+            (false, _) => ("the API token".into(), "gitea.api_token_file"),
+            (true, 0) => (format!("the API token for {scope}"), "gitea.api_token_file"),
+            (true, _) => (format!("the API token for {scope}"), "its api_token_file"),
+        };
+        hints.push(format!(
+            "Gitea refuses {which}, so no runner can be deregistered: put one with the scope {}, of a user \
+             who administers {scope}, into {setting} and send SIGHUP",
+            token_scope(scope)
+        ));
+    }
+    hints
+}
+
+fn works(token: ApiToken) -> bool {
+    matches!(token, ApiToken::Valid | ApiToken::Unknown)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::view::{Addresses, EnrollmentTokens, Gitea, Store};
+    use super::super::view::{
+        Abilities, Addresses, EnrollmentTokens, Gitea, RegistrationToken, ScopeTokens, Store,
+    };
     use super::*;
+
+    fn scope(name: &str, api_token: ApiToken) -> ScopeTokens {
+        let registration_token = RegistrationToken::Set;
+        ScopeTokens { scope: name.into(), api_token, registration_token }
+    }
+
+    /// With the scopes as the status names them, and a Gitea that can do all.
+    fn said(status: &Status, declared: bool) -> Vec<String> {
+        let served: Vec<_> =
+            status.scopes.iter().map(|one| one.scope.parse::<Scope>().unwrap()).collect();
+        hints(status, &served, Vec::new(), declared)
+    }
 
     fn well() -> Status {
         Status {
@@ -92,8 +155,11 @@ mod tests {
                 url: "http://gitea:3000".into(),
                 scope: "org:acme".into(),
                 up: true,
+                version: Some("1.26.0".into()),
+                abilities: Abilities::default(),
                 api_token: ApiToken::Valid,
             },
+            scopes: vec![scope("org:acme", ApiToken::Valid)],
             runners: BTreeMap::from([("idle".into(), 3), ("gone".into(), 0)]),
             unsettled_registrations: 0,
             enrollment_tokens: EnrollmentTokens { active: 1, ..EnrollmentTokens::default() },
@@ -109,7 +175,7 @@ mod tests {
 
     #[test]
     fn where_all_is_well_there_is_nothing_to_do() {
-        assert_eq!(hints(&well(), "write:organization", false), Vec::<String>::new());
+        assert_eq!(said(&well(), false), Vec::<String>::new());
     }
 
     #[test]
@@ -117,14 +183,14 @@ mod tests {
         let mut status = well();
         status.store.writable = false;
         status.gitea.up = false;
-        status.gitea.api_token = ApiToken::None;
+        status.scopes[0].api_token = ApiToken::None;
         status.unsettled_registrations = 2;
         status.runners.insert("gone".into(), 4);
         status.runners.insert("lost".into(), 3);
         status.draining = true;
         status.enrollment_tokens.active = 0;
-        let hints = hints(&status, "write:organization", false);
-        let said = [
+        let hints = said(&status, false);
+        let words = [
             "ending",
             "/data",
             "http://gitea:3000",
@@ -134,8 +200,8 @@ mod tests {
             "3 of",
             "4 of",
         ];
-        assert_eq!(hints.len(), said.len(), "{hints:#?}");
-        for (hint, word) in hints.iter().zip(said) {
+        assert_eq!(hints.len(), words.len(), "{hints:#?}");
+        for (hint, word) in hints.iter().zip(words) {
             assert!(hint.contains(word), "{hint}");
         }
     }
@@ -144,16 +210,44 @@ mod tests {
     fn who_declares_tokens_knows_where_to_make_one() {
         let mut status = well();
         status.enrollment_tokens = EnrollmentTokens { expired: 2, ..EnrollmentTokens::default() };
-        assert_eq!(hints(&status, "x", false).len(), 1);
-        assert_eq!(hints(&status, "x", true).len(), 0);
+        assert_eq!(said(&status, false).len(), 1);
+        assert_eq!(said(&status, true).len(), 0);
     }
 
     #[test]
     fn an_unclear_registration_waits_for_a_token_that_works() {
         let mut status = well();
         status.unsettled_registrations = 1;
-        assert!(hints(&status, "x", false)[0].ends_with("by itself"));
-        status.gitea.api_token = ApiToken::Invalid;
-        assert!(hints(&status, "x", false)[1].ends_with("token that works"));
+        assert!(said(&status, false)[0].ends_with("by itself"));
+        status.scopes[0].api_token = ApiToken::Invalid;
+        assert!(said(&status, false)[1].ends_with("token that works"));
+    }
+
+    #[test]
+    fn of_several_scopes_each_is_named() {
+        let mut status = well();
+        status.scopes = vec![
+            scope("instance", ApiToken::Valid),
+            scope("org:acme", ApiToken::Invalid),
+            scope("org:one", ApiToken::None),
+            scope("repo:a/b", ApiToken::None),
+        ];
+        let hints = said(&status, false);
+        assert_eq!(hints.len(), 2, "{hints:#?}");
+        assert!(
+            hints[0].starts_with("there is no API token for org:one, repo:a/b, so"),
+            "{hints:#?}"
+        );
+        assert!(hints[0].ends_with("write:organization or write:repository"), "{hints:#?}");
+        assert!(hints[1].starts_with("Gitea refuses the API token for org:acme, so"), "{hints:#?}");
+    }
+
+    #[test]
+    fn what_gitea_cannot_do_matters_where_there_is_an_api_token() {
+        let mut status = well();
+        let missing = || vec!["Gitea 1.23 cannot".to_owned()];
+        assert_eq!(hints(&status, &[Scope::Instance], missing(), false), missing());
+        status.scopes[0].api_token = ApiToken::None;
+        assert_eq!(hints(&status, &[Scope::Instance], missing(), false).len(), 1);
     }
 }

@@ -217,6 +217,9 @@ impl From<DeregisterError> for Problem {
             DeregisterError::NoApiToken(_) => {
                 (StatusCode::CONFLICT, "no-api-token", "The broker has no API token")
             }
+            DeregisterError::NoAbility(_) => {
+                (StatusCode::CONFLICT, "no-ability", "Gitea cannot delete runners")
+            }
             DeregisterError::Busy(_) => (StatusCode::CONFLICT, "busy", "The runner has a task"),
             DeregisterError::NotTold | DeregisterError::NotMoved => {
                 (StatusCode::CONFLICT, NOT_TOLD, "Too little is known of the runner yet")

@@ -73,8 +73,15 @@ fn table(used: &[Used]) -> String {
 
 fn asked(findings: &[Finding]) -> String {
     let mut table = columns(["ASKED", "OUTCOME", "DETAIL"]);
-    for Finding { what, outcome, detail } in findings {
-        table.add_row([what, outcome.as_str(), &show::plain(detail)]);
+    let mut scopes: Vec<_> = findings.iter().filter_map(|finding| finding.scope.as_ref()).collect();
+    scopes.dedup();
+    for Finding { what, scope, outcome, detail } in findings {
+        // With one scope alone, it goes without saying.
+        let what = match scope {
+            Some(scope) if scopes.len() > 1 => format!("{what}, {scope}"),
+            _ => (*what).to_owned(),
+        };
+        table.add_row([&what, outcome.as_str(), &show::plain(detail)]);
     }
     table.trim_fmt()
 }

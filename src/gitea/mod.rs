@@ -7,7 +7,9 @@
 //! [`GiteaClient`] speaks the actions protocol as a runner does (in `rpc`) and the REST API as an
 //! administrator does (in `rest`, its lists in `list`). `error_text` tells what Gitea's refusals mean, and
 //! `scope` where a scope lies in the REST API. `tokens` has what Gitea gave out, and mints what is missing.
+//! `abilities` finds out what this Gitea can do.
 
+mod abilities;
 mod answer;
 mod error_text;
 mod list;
@@ -18,11 +20,12 @@ mod tokens;
 mod version;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper::header::HeaderValue;
 
+pub use self::abilities::{Abilities, Minting, Skew};
 pub(crate) use self::answer::describe;
 pub use self::error_text::{RegisterRefusal, is_unregistered};
 pub use self::list::{RunnerPage, Search};
@@ -30,7 +33,9 @@ pub use self::rest::{DeleteAnswer, RestError, RestRunner, SwitchAnswer};
 pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};
 pub(crate) use self::scope::escape;
 pub use self::scope::token_scope;
+pub use self::tokens::Registration;
 use self::tokens::Tokens;
+pub use self::version::numbers;
 use crate::config;
 use crate::net::upstream::Upstream;
 
@@ -50,8 +55,7 @@ pub struct GiteaClient {
     upstream: Upstream,
     tokens: Arc<Tokens>,
     register_limit: Duration,
-    /// It has answered that it cannot switch runners off.
-    cannot_switch: Arc<AtomicBool>,
+    abilities: Arc<ArcSwap<Abilities>>,
 }
 
 impl GiteaClient {
@@ -62,7 +66,7 @@ impl GiteaClient {
             upstream,
             tokens: Arc::new(Tokens::new(gitea)),
             register_limit: REGISTER_LIMIT,
-            cannot_switch: Arc::default(),
+            abilities: Arc::default(),
         }
     }
 

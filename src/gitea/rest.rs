@@ -1,6 +1,5 @@
 //! The REST API, as an administrator would use it.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +13,10 @@ use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::abilities::NO_RUNNER;
 use super::answer::Answer;
-use super::scope::{runners_path, token_scope};
-use super::{CALL_LIMIT, GiteaClient, USER_AGENT};
+use super::scope::{old_list_path, runners_path, token_scope};
+use super::{Abilities, CALL_LIMIT, GiteaClient, Minting, USER_AGENT};
 use crate::broker::Shown;
 use crate::config::Scope;
 use crate::connect;
@@ -136,7 +136,12 @@ impl GiteaClient {
         match answer.status {
             status if status.is_success() => Ok(DeleteAnswer::Deleted),
             StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(DeleteAnswer::NotFound),
-            _ => Err(unexpected(&answer)),
+            status => {
+                if status == StatusCode::METHOD_NOT_ALLOWED {
+                    self.learn(|known| known.delete = Some(false));
+                }
+                Err(unexpected(&answer))
+            }
         }
     }
 
@@ -152,12 +157,6 @@ impl GiteaClient {
             StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(None),
             _ => decoded(&answer).map(Some),
         }
-    }
-
-    /// Whether Gitea can switch runners off, as far as is known: it is learnt from its answers.
-    #[must_use]
-    pub fn can_switch(&self) -> bool {
-        !self.cannot_switch.load(Ordering::Relaxed)
     }
 
     /// Has Gitea give a runner no task from now on, or tasks again.
@@ -178,13 +177,38 @@ impl GiteaClient {
             // One that takes the call and does not know the field answers the runner as it was.
             _ => decoded::<RestRunner>(&answer)?.disabled != disabled,
         };
-        self.cannot_switch.store(unsupported, Ordering::Relaxed);
+        self.learn(|known| known.switch_off = Some(!unsupported));
         Ok(if unsupported { SwitchAnswer::Unsupported } else { SwitchAnswer::Done })
     }
 
-    /// Asks whether the API token is good for a scope. It may still be one that can only read.
+    /// Asks whether the API token may do all that it is needed for with this Gitea, and changes nothing.
     pub async fn probe(&self, scope: &Scope) -> Result<(), RestError> {
+        let known = self.abilities();
+        if known.list == Some(false) {
+            return self.probe_old(scope, &known).await;
+        }
+        self.sees(scope).await?;
+        if known.delete != Some(false) {
+            // The right to delete is looked at before the runner is.
+            self.delete_runner(scope, NO_RUNNER).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks whether the API token may read the list of a scope's runners.
+    pub async fn sees(&self, scope: &Scope) -> Result<(), RestError> {
         self.list(scope, 1, 1).await.map(|_| ())
+    }
+
+    /// A Gitea that has no list of runners uses the token for registration tokens alone. To ask for one may
+    /// make one, so something else is read that needs the same right.
+    async fn probe_old(&self, scope: &Scope, known: &Abilities) -> Result<(), RestError> {
+        if known.mint == Some(Minting::No) {
+            let text = format!("{} has nothing to do for an API token", known.gitea());
+            return Err(RestError::Unexpected(StatusCode::NOT_FOUND, text));
+        }
+        let answer = self.rest(Method::GET, scope, &old_list_path(scope), None).await?;
+        if answer.status.is_success() { Ok(()) } else { Err(unexpected(&answer)) }
     }
 
     pub(super) async fn rest(
@@ -255,7 +279,7 @@ impl GiteaClient {
     }
 }
 
-fn authorization(token: &SecretString) -> Option<HeaderValue> {
+pub(super) fn authorization(token: &SecretString) -> Option<HeaderValue> {
     let value = Zeroizing::new(format!("token {}", token.expose_secret()));
     connect::sensitive(&value)
 }

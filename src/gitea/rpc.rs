@@ -305,7 +305,7 @@ impl GiteaClient {
         read
     }
 
-    fn post(&self, method: &str, headers: HeaderMap, body: Bytes) -> Request<OutBody> {
+    pub(super) fn post(&self, method: &str, headers: HeaderMap, body: Bytes) -> Request<OutBody> {
         let mut request = Request::new(OutBody::from(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.upstream.below(&format!("/api/actions/{method}"));

@@ -24,6 +24,14 @@ pub(super) fn legacy_path(scope: &Scope) -> String {
     }
 }
 
+/// A list that is there since 1.22 and needs the same rights as a scope's registration token.
+pub(super) fn old_list_path(scope: &Scope) -> String {
+    match scope {
+        Scope::Instance => "admin/cron?limit=1".into(),
+        other => runners_path(other).trim_end_matches("runners").to_owned() + "variables?limit=1",
+    }
+}
+
 /// The scope that an API token needs to list and delete a scope's runners.
 #[must_use]
 pub fn token_scope(scope: &Scope) -> &'static str {
@@ -57,5 +65,7 @@ mod tests {
         let scope = Scope::Repo { owner: "a/../b".into(), name: "ü?x#%".into() };
         assert_eq!(runners_path(&scope), "repos/a%2F..%2Fb/%C3%BC%3Fx%23%25/actions/runners");
         assert_eq!(runners_path(&Scope::Org("acme".into())), "orgs/acme/actions/runners");
+        let runners = Scope::Repo { owner: "actions".into(), name: "runners".into() };
+        assert_eq!(old_list_path(&runners), "repos/actions/runners/actions/variables?limit=1");
     }
 }

@@ -19,6 +19,17 @@ use crate::config::{self, Scope, Served};
 /// The longest registration token that is believed; Gitea's have 40 characters.
 const LONGEST: usize = 255;
 
+/// Where a scope's registration token is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// The settings hold it.
+    Set,
+    /// Gitea gave it out to the broker.
+    Minted,
+    /// It is minted when a runner first needs it.
+    NotYet,
+}
+
 /// All tokens. They are swapped whole when the settings are read again.
 #[derive(Debug)]
 pub(super) struct Tokens {
@@ -61,6 +72,18 @@ impl GiteaClient {
     #[must_use]
     pub fn has_api_token(&self, scope: &Scope) -> bool {
         self.api_token(scope).is_some()
+    }
+
+    /// Where the registration token of a scope is from at the moment.
+    #[must_use]
+    pub fn registration(&self, scope: &Scope) -> Registration {
+        if self.tokens.minted().contains_key(scope) {
+            return Registration::Minted;
+        }
+        match self.known_token(scope) {
+            Some(_) => Registration::Set,
+            None => Registration::NotYet,
+        }
     }
 
     /// Whether this is one of Gitea's registration tokens, as far as they are known here.

@@ -20,6 +20,7 @@ use crate::broker::deregistration::{
     Absence, Deletion, Proof, Step, absence, after_delete, before_delete,
 };
 use crate::broker::{Event, Origin, Reason, RecordState, What};
+use crate::config::Scope;
 use crate::gitea::{DeleteAnswer, token_scope};
 use crate::store::StoreError;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
@@ -176,8 +177,8 @@ impl Lifecycle {
             self.switch_off(live).await;
         }
         spare_busy(live, force)?;
-        if !self.gitea.has_api_token(&live.scope()) {
-            return self.without_api_token(live, reason, by).await;
+        if !self.gitea.can_delete(&live.scope()) {
+            return self.without_deletion(live, reason, by).await;
         }
         let before = live.state();
         let state = RecordState::Deregistering(reason);
@@ -233,8 +234,16 @@ impl Lifecycle {
         Ok(Some(deleted))
     }
 
-    /// It cannot be deleted, so it is parked, unless Gitea has removed it by itself.
-    async fn without_api_token(
+    /// Why runners of this scope cannot be deleted.
+    pub(super) fn cannot_delete(&self, scope: &Scope) -> DeregisterError {
+        match self.gitea.has_api_token(scope) {
+            true => DeregisterError::NoAbility(self.gitea.abilities().gitea()),
+            false => DeregisterError::NoApiToken(token_scope(scope)),
+        }
+    }
+
+    /// It cannot be deleted with an API token, so it is parked, unless Gitea has removed it by itself.
+    async fn without_deletion(
         &self,
         live: &Arc<Live>,
         reason: Reason,
@@ -243,11 +252,11 @@ impl Lifecycle {
         // One that may be well alive must not become another's.
         let unseen = reason.is_revivable() && self.is_unseen(live);
         if !Self::parks(reason) || unseen {
-            return Err(DeregisterError::NoApiToken(token_scope(&live.scope())));
+            return Err(self.cannot_delete(&live.scope()));
         }
         self.cancel_tasks(live, reason).await?;
         if reason != Reason::Lease {
-            return self.park(live, reason, by).await.map(Some);
+            return self.let_go(live, reason, by).await.map(Some);
         }
         // A call calls it off.
         let (before, state) = (live.state(), RecordState::Deregistering(reason));
@@ -261,7 +270,7 @@ impl Lifecycle {
         }
         live.set_state(before);
         match (proof?, absence(reason, before, live.ephemeral)) {
-            (Proof::Id(_), _) => self.park(live, reason, by).await.map(Some),
+            (Proof::Id(_), _) => self.let_go(live, reason, by).await.map(Some),
             (Proof::Unregistered, Absence::Gone(reason)) => {
                 self.end(live, reason, by).await?;
                 Ok(Some(Outcome::AlreadyGone))
@@ -271,6 +280,25 @@ impl Lifecycle {
                 Err(DeregisterError::Lost)
             }
         }
+    }
+
+    /// Deregisters it with its own credentials where that is possible, else parks it.
+    async fn let_go(
+        &self,
+        live: &Arc<Live>,
+        reason: Reason,
+        by: By,
+    ) -> Result<Outcome, DeregisterError> {
+        if self.gitea.abilities().deregister == Some(true) {
+            match self.gitea.deregister(&live.upstream().credentials).await {
+                Ok(()) => {
+                    self.end(live, reason, by).await?;
+                    return Ok(Outcome::Deleted);
+                }
+                Err(error) => debug!(id = live.id(), %error, "the runner cannot deregister itself"),
+            }
+        }
+        self.park(live, reason, by).await
     }
 
     /// It is gone from Gitea: ends its record.

@@ -14,7 +14,7 @@ use super::deregister::{DeregisterError, Force};
 use super::tokens::By;
 use super::{Lifecycle, Live};
 use crate::broker::{Event, Reason, RecordId, RecordState, What};
-use crate::gitea::{RestError, SwitchAnswer, token_scope};
+use crate::gitea::{RestError, SwitchAnswer};
 
 /// How long a drain may take where nothing else is said, and anew after a restart of the broker.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3 * 60 * 60);
@@ -48,8 +48,8 @@ impl Lifecycle {
         by: By,
     ) -> Result<(), DeregisterError> {
         let _fate = live.fate.lock().await;
-        if !self.gitea.has_api_token(&live.scope()) {
-            return Err(DeregisterError::NoApiToken(token_scope(&live.scope())));
+        if !self.gitea.can_delete(&live.scope()) {
+            return Err(self.cannot_delete(&live.scope()));
         }
         let state = RecordState::Deregistering(Reason::Drain);
         let before = live.state();

@@ -31,7 +31,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 pub enum Pruning {
     /// It is deregistered.
     Deregistered,
-    /// It is parked, as there is no API token.
+    /// It is parked, as it cannot be deleted in Gitea.
     Parked,
     /// It stays.
     Kept,
@@ -205,7 +205,7 @@ impl Lifecycle {
                 Err(error) => kept(error.to_string()),
             };
         }
-        if !self.gitea.has_api_token(&live.scope()) {
+        if !self.gitea.can_delete(&live.scope()) {
             return (Pruning::Parked, why);
         }
         match self.look(live, Reason::Lease).await {
@@ -248,7 +248,7 @@ impl Lifecycle {
     /// Whether nothing can be known of what a runner does.
     pub(super) fn is_unseen(&self, live: &Live) -> bool {
         !live.called_here()
-            && !self.gitea.has_api_token(&live.scope())
+            && !self.gitea.can_list(&live.scope())
             && runner_file::dial_elsewhere(&self.settings.load())
     }
 

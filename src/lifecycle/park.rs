@@ -1,4 +1,5 @@
-//! Where there is no API token, a runner that is gone for good cannot be deleted in Gitea: it is parked, so
+//! Where there is no API token, or Gitea has no such ability, a runner that is gone for good cannot be
+//! deleted there: it is parked, so
 //! that the next of its kind takes its identity over and stacks that come and go add no dead runner.
 
 use tracing::info;
@@ -54,8 +55,8 @@ impl Lifecycle {
             runner = live.record().name,
             id = live.id(),
             reason = reason.as_str(),
-            "runner parked: it stays registered in Gitea for the next of its kind, as there is no API \
-             token to delete it with"
+            "runner parked: it stays registered in Gitea for the next of its kind, as it \
+             cannot be deleted there"
         );
         Ok(Outcome::Parked)
     }

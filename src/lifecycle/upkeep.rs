@@ -1,7 +1,7 @@
 //! What goes on by itself: writing down what the traffic told, and trying Gitea and the API token.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -21,6 +21,9 @@ pub const UNCLEAR: &str = "unclear";
 
 /// How often tokens and events of long ago are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// How long it is believed what Gitea can do.
+const ABILITIES_AGE: Duration = Duration::from_secs(10 * 60);
 
 /// How long the store's last proof is believed: everyone may ask for it, and each costs a write.
 const PROOF_AGE: Duration = Duration::from_secs(1);
@@ -86,11 +89,13 @@ impl Lifecycle {
         written
     }
 
-    /// Tries Gitea and the API token now and then, for ever, and says when either changes.
+    /// Tries Gitea, its abilities and the API tokens now and then, for ever, and says what changes.
     pub async fn keep_probing(self: Arc<Self>) {
         let mut tick = interval(self.timing.probe);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut up = None;
+        let mut asked = None;
+        let mut told = Vec::new();
         loop {
             tick.tick().await;
             let now_up = self.gitea.ping().await;
@@ -99,27 +104,59 @@ impl Lifecycle {
                 match now_up {
                     Ok(()) => {
                         info!("Gitea answers");
+                        asked = None;
                         self.declare_soon();
                         self.look_at_leases();
                     }
                     Err(error) => warn!(%error, "Gitea does not answer"),
                 }
             }
-            for served in self.settings.load_full().gitea.served() {
-                self.try_api_token(&served.scope, ok).await;
+            let settings = self.settings.load_full();
+            self.forget_api_tokens();
+            if !ok {
+                continue;
+            }
+            self.find_abilities(&settings.gitea.default.scope, &mut asked).await;
+            self.tell_what_is_missing(&mut told);
+            for served in settings.gitea.served().filter(|served| served.api_token.is_some()) {
+                self.try_api_token(&served.scope).await;
             }
         }
     }
 
-    async fn try_api_token(&self, scope: &Scope, gitea_answers: bool) {
-        if !self.gitea.has_api_token(scope) {
-            self.set_api_token_valid(scope, None);
+    /// Finds out what Gitea can do, where that was long ago or its version has changed.
+    async fn find_abilities(&self, scope: &Scope, asked: &mut Option<Instant>) {
+        let before = self.gitea.abilities();
+        if asked.is_some_and(|at| at.elapsed() < ABILITIES_AGE) {
+            match self.gitea.version().await {
+                Ok(Some(version)) if before.version.as_ref() != Some(&version) => {}
+                _ => return,
+            }
+        }
+        // Where it does not answer, that is told elsewhere.
+        let Ok(now) = self.gitea.probe_abilities(scope).await else { return };
+        *asked = Some(Instant::now());
+        if now == before {
             return;
         }
-        if !gitea_answers {
-            return;
+        info!(version = now.version, "what Gitea can do by its API: {now}");
+        if now.delete != before.delete {
+            self.settle_soon();
+            self.look_at_leases();
         }
-        let gauge = self.metrics.api_token_valid.with_label_values(&[scope.to_string()]);
+    }
+
+    /// Says what an API token could be used for and Gitea cannot do, each once until that changes.
+    fn tell_what_is_missing(&self, told: &mut Vec<String>) {
+        let any = self.settings.load().gitea.served().any(|served| served.api_token.is_some());
+        let missing = if any { self.gitea.abilities().missing() } else { Vec::new() };
+        for sentence in missing.iter().filter(|sentence| !told.contains(sentence)) {
+            warn!("{sentence}");
+        }
+        *told = missing;
+    }
+
+    async fn try_api_token(&self, scope: &Scope) {
         let probe = self.gitea.probe(scope).await;
         // Only an answer tells something about the token.
         let valid = match &probe {
@@ -127,16 +164,29 @@ impl Lifecycle {
             Err(RestError::Unauthorized { .. } | RestError::Forbidden { .. }) => false,
             Err(_) => return,
         };
+        let gauge = self.metrics.api_token_valid.with_label_values(&[scope.to_string()]);
         gauge.set(i64::from(valid));
-        if self.set_api_token_valid(scope, Some(valid)) != Some(valid) {
+        if self.token_valid().insert(scope.clone(), valid) != Some(valid) {
             match probe {
                 Ok(()) => info!(%scope, "the API token works"),
                 Err(error) => error!(%scope, %error, "the API token does not work"),
             }
         }
-        if valid {
+        if valid && self.gitea.can_list(scope) {
             self.look_at_list(scope).await;
         }
+    }
+
+    /// Of those that the settings hold no longer, nothing is shown.
+    fn forget_api_tokens(&self) {
+        self.token_valid().retain(|scope, _| {
+            let held = self.gitea.has_api_token(scope);
+            if !held {
+                // One that is not there is no error.
+                let _ = self.metrics.api_token_valid.remove_label_values(&[scope.to_string()]);
+            }
+            held
+        });
     }
 
     /// Brings the gauges up to date; called for each scrape.
@@ -218,16 +268,11 @@ impl Lifecycle {
     /// Whether a scope's API token did its work when last tried; `None` where that is not known.
     #[must_use]
     pub fn api_token_valid(&self, scope: &Scope) -> Option<bool> {
-        self.token_valid.lock().unwrap_or_else(PoisonError::into_inner).get(scope).copied()
+        self.token_valid().get(scope).copied()
     }
 
-    /// Returns what was known before.
-    fn set_api_token_valid(&self, scope: &Scope, valid: Option<bool>) -> Option<bool> {
-        let mut known = self.token_valid.lock().unwrap_or_else(PoisonError::into_inner);
-        match valid {
-            Some(valid) => known.insert(scope.clone(), valid),
-            None => known.remove(scope),
-        }
+    fn token_valid(&self) -> MutexGuard<'_, HashMap<Scope, bool>> {
+        self.token_valid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The word for what a runner does.

@@ -302,6 +302,7 @@ fn unreadable(error: ConnectError) -> Response<ProxyBody> {
 fn deregister_failed(error: &DeregisterError) -> ConnectError {
     let code = match error {
         DeregisterError::NoApiToken(_)
+        | DeregisterError::NoAbility(_)
         | DeregisterError::Busy(_)
         | DeregisterError::SwitchedOff
         | DeregisterError::NotTold

@@ -253,7 +253,7 @@ impl Metrics {
         let api_token_valid = int_gauges(
             &registry,
             "api_token_valid",
-            "Whether the API token could read the scope's runners when last tried.",
+            "Whether the API token may do for the scope what the broker needs, as of the last try.",
             &["scope"],
         )?;
         let runners = int_gauges(&registry, "runners", "Registered runners.", &["scope", "state"])?;

@@ -3,6 +3,7 @@
 // Clippy's exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod abilities;
 mod absence;
 mod admin;
 mod adoption;

@@ -6,12 +6,14 @@ use axum::Json;
 use axum::extract::State;
 
 use crate::admin::Admin;
+use crate::admin::health::api_token;
 use crate::admin::hints::hints;
-use crate::admin::view::{Addresses, ApiToken, EnrollmentTokens, Gitea, Status, Store};
+use crate::admin::view::{
+    Abilities, Addresses, EnrollmentTokens, Gitea, ScopeTokens, Status, Store,
+};
 use crate::broker::token::{Origin, State as Stands};
-use crate::config::Scope;
-use crate::gitea::token_scope;
-use crate::lifecycle::{Lifecycle, STATES, TokenNow, UNCLEAR};
+use crate::config::Served;
+use crate::lifecycle::{STATES, TokenNow, UNCLEAR};
 
 /// The broker on one screen
 #[utoipa::path(
@@ -29,6 +31,12 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
         *runners.entry(lifecycle.state_of(&live).to_owned()).or_default() += 1;
     }
     let tokens = lifecycle.tokens();
+    let abilities = lifecycle.gitea.abilities();
+    let scope = |Served { scope, .. }: &Served| ScopeTokens {
+        scope: scope.to_string(),
+        api_token: api_token(lifecycle, scope),
+        registration_token: lifecycle.gitea.registration(scope).into(),
+    };
     let mut status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         uptime_seconds: admin.started.elapsed().as_secs(),
@@ -37,8 +45,11 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
             url: settings.gitea.url.to_string().trim_end_matches('/').to_owned(),
             scope: settings.gitea.default.scope.to_string(),
             up: lifecycle.gitea.is_up(),
+            version: abilities.version.clone(),
+            abilities: Abilities::from(&*abilities),
             api_token: api_token(lifecycle, &settings.gitea.default.scope),
         },
+        scopes: settings.gitea.served().map(scope).collect(),
         runners,
         unsettled_registrations: lifecycle.unsettled(),
         enrollment_tokens: count(&tokens),
@@ -52,19 +63,11 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
     };
     let declared = tokens.iter().any(|now| now.token.origin == Origin::Declared)
         || !settings.runners.is_empty();
-    status.hints = hints(&status, token_scope(&settings.gitea.default.scope), declared);
+    let served: Vec<_> = settings.gitea.served().map(|served| served.scope.clone()).collect();
+    status.hints = hints(&status, &served, abilities.missing(), declared);
     let troubles = lifecycle.declared_troubles();
     status.hints.extend(troubles.iter().map(|trouble| format!("declared runner {trouble}")));
     Json(status)
-}
-
-fn api_token(lifecycle: &Lifecycle, scope: &Scope) -> ApiToken {
-    match (lifecycle.gitea.has_api_token(scope), lifecycle.api_token_valid(scope)) {
-        (false, _) => ApiToken::None,
-        (true, Some(true)) => ApiToken::Valid,
-        (true, Some(false)) => ApiToken::Invalid,
-        (true, None) => ApiToken::Unknown,
-    }
 }
 
 fn count(tokens: &[TokenNow]) -> EnrollmentTokens {

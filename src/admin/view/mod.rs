@@ -14,7 +14,10 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 pub use event::Event;
 pub use pruned::PrunedRunner;
 pub use runner::{ExistingRunner, Runner};
-pub use status::{Addresses, ApiToken, EnrollmentTokens, Gitea, Status, Store};
+pub use status::{
+    Abilities, Addresses, ApiToken, EnrollmentTokens, Gitea, Minting, RegistrationToken,
+    ScopeTokens, Status, Store,
+};
 pub use token::{IssuedToken, NewChild, NewToken, Token};
 
 fn rfc3339(time: SystemTime) -> String {

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::gitea;
+
 /// The broker on one screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -17,6 +19,8 @@ pub struct Status {
     pub draining: bool,
     /// The Gitea behind it.
     pub gitea: Gitea,
+    /// The scopes that are served, the default one first.
+    pub scopes: Vec<ScopeTokens>,
     /// How many runners are in each state.
     pub runners: BTreeMap<String, usize>,
     /// Registrations of which it is not known whether Gitea acted.
@@ -40,8 +44,89 @@ pub struct Gitea {
     pub scope: String,
     /// Whether it answered last.
     pub up: bool,
-    /// What is known of the API token.
+    /// Its own words about its version; null where it does not tell, or was not asked yet.
+    pub version: Option<String>,
+    /// What it can do by its API.
+    pub abilities: Abilities,
+    /// What is known of the API token of `scope`.
     pub api_token: ApiToken,
+}
+
+/// What Gitea can do by its API; null is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Abilities {
+    /// List and show runners.
+    pub list: Option<bool>,
+    /// Delete runners.
+    pub delete: Option<bool>,
+    /// How it gives out registration tokens.
+    pub mint: Option<Minting>,
+    /// Switch runners off, so that they get no task.
+    pub switch_off: Option<bool>,
+    /// Let a runner deregister itself.
+    pub deregister: Option<bool>,
+}
+
+/// How Gitea gives out registration tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Minting {
+    /// By POST.
+    Post,
+    /// By GET.
+    Get,
+    /// Not by its API.
+    No,
+}
+
+/// A scope that is served, with Gitea's tokens for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScopeTokens {
+    /// Where its runners serve.
+    pub scope: String,
+    /// What is known of its API token.
+    pub api_token: ApiToken,
+    /// Where its registration token is from.
+    pub registration_token: RegistrationToken,
+}
+
+/// Where a registration token is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistrationToken {
+    /// The settings hold it.
+    Set,
+    /// Gitea gave it out to the broker.
+    Minted,
+    /// It is minted when a runner first needs it.
+    #[serde(rename = "none yet")]
+    NoneYet,
+}
+
+impl From<&gitea::Abilities> for Abilities {
+    fn from(known: &gitea::Abilities) -> Self {
+        Self {
+            list: known.list,
+            delete: known.delete,
+            mint: known.mint.map(|mint| match mint {
+                gitea::Minting::Post => Minting::Post,
+                gitea::Minting::Get => Minting::Get,
+                gitea::Minting::No => Minting::No,
+            }),
+            switch_off: known.switch_off,
+            deregister: known.deregister,
+        }
+    }
+}
+
+impl From<gitea::Registration> for RegistrationToken {
+    fn from(held: gitea::Registration) -> Self {
+        match held {
+            gitea::Registration::Set => Self::Set,
+            gitea::Registration::Minted => Self::Minted,
+            gitea::Registration::NotYet => Self::NoneYet,
+        }
+    }
 }
 
 /// What is known of the API token.

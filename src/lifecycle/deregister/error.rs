@@ -14,6 +14,12 @@ pub enum DeregisterError {
          on Gitea's page"
     )]
     NoApiToken(&'static str),
+    /// This Gitea has no way to delete it.
+    #[error(
+        "{0} cannot delete runners by its API: delete the runner on Gitea's page, or update Gitea to 1.24 or \
+         later"
+    )]
+    NoAbility(String),
     /// Deleting it would strand its task.
     #[error("the runner has {} in hand: wait for its end, or have the task cancelled", task(*.0))]
     Busy(Option<i64>),
@@ -51,7 +57,7 @@ pub enum DeregisterError {
 impl DeregisterError {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::NoApiToken(_) => Outcome::NoApiToken,
+            Self::NoApiToken(_) | Self::NoAbility(_) => Outcome::NoApiToken,
             Self::Busy(_) => Outcome::Busy,
             Self::SwitchedOff => Outcome::SwitchedOff,
             Self::NotTold | Self::NotMoved | Self::Lost | Self::Refused(_) | Self::Store(_) => {
