@@ -9,6 +9,7 @@ pub mod lease;
 pub mod limiter;
 pub mod lost;
 pub mod policy;
+pub mod poll;
 pub mod registration;
 pub mod runner;
 pub mod secret;

@@ -21,6 +21,7 @@ pub(super) const KEYS: &[&str] = &[
     "gitea.api_token",
     "gitea.api_token_file",
     "gitea.ca_file",
+    "gitea.lost_wakeup_workaround",
     "enrollment.token",
     "enrollment.token_file",
     "credentials.path",

@@ -117,6 +117,8 @@ pub struct Gitea {
     pub further: Vec<Served>,
     /// PEM file with the authorities to trust in place of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether a runner whose poll overlapped one that took a task keeps its old version of the tasks.
+    pub lost_wakeup_workaround: bool,
 }
 
 /// A scope that runners can be registered for. At least one of the tokens is there.

@@ -111,6 +111,7 @@ fn gitea(reader: &mut Reader) -> (Vec<Scope>, Option<Gitea>) {
             })
             .is_ok()
     });
+    let lost_wakeup_workaround = reader.or("gitea.lost_wakeup_workaround", true);
     let scopes = served.iter().map(|served| served.scope.clone()).collect();
     let mut served = served.into_iter();
     let gitea = url.zip(served.next()).map(|(url, default)| Gitea {
@@ -118,6 +119,7 @@ fn gitea(reader: &mut Reader) -> (Vec<Scope>, Option<Gitea>) {
         default,
         further: served.collect(),
         ca_file,
+        lost_wakeup_workaround,
     });
     (scopes, gitea)
 }

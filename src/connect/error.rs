@@ -1,11 +1,14 @@
 //! Connect's errors: a code, a sentence, and an HTTP status that follows from the code.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 
 use super::codec::object_from_json;
+use super::retry_after::{DEFAULT_WAIT, header_of};
 
 /// An error as the protocol tells it. The message goes to the peer and into logs: it holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,25 +18,31 @@ pub struct ConnectError {
     pub code: Code,
     /// A sentence that says what to do.
     pub message: String,
+    /// How long the caller had better wait, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 impl ConnectError {
     /// An error of this kind with this sentence.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_after: None }
+    }
+
+    /// The same, with how long the caller had better wait.
+    #[must_use]
+    pub fn after(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
     }
 
     /// Reads an answer's body; `None` where the answer is no error of the protocol (a proxy's page, an
-    /// error of the REST API). A code that is not known is told from the status, as Connect demands.
+    /// error of the REST API). Status and code must go together: what signs in users in front of Gitea
+    /// answers in JSON too, and its 401 would read as Gitea's word that a runner is gone.
     #[must_use]
     pub fn parse(status: StatusCode, body: &[u8]) -> Option<Self> {
-        if status.is_success() {
-            return None;
-        }
         let body: Body = object_from_json(body).ok()?;
-        let code = Code::from_str(&body.code).unwrap_or_else(|| Code::from_http_status(status));
-        Some(Self { code, message: body.message.unwrap_or_default() })
+        let code = Code::from_str(&body.code).filter(|code| code.goes_with(status))?;
+        Some(Self::new(code, body.message.unwrap_or_default()))
     }
 
     /// The body that tells it.
@@ -43,13 +52,17 @@ impl ConnectError {
         body.to_string().into_bytes()
     }
 
-    /// The whole answer that tells it.
+    /// The whole answer that tells it. One that another moment may answer otherwise says when to ask again.
     #[must_use]
     pub fn into_response(self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from(self.to_json()));
         *response.status_mut() = self.code.http_status();
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
+        if self.code.is_for_now() {
+            let wait = header_of(self.retry_after.unwrap_or(DEFAULT_WAIT));
+            response.headers_mut().insert(RETRY_AFTER, wait);
+        }
         response
     }
 }
@@ -65,17 +78,6 @@ pub fn is_unregistered(error: &ConnectError) -> bool {
         }
         _ => false,
     }
-}
-
-/// Whether an answer is Gitea's own word that it does not know the runner. What a proxy in front of Gitea
-/// answers in its name is none: its status and its code do not go together.
-#[must_use]
-pub fn says_unregistered(status: StatusCode, body: &[u8]) -> bool {
-    let Ok(body) = object_from_json::<Body>(body) else { return false };
-    Code::from_str(&body.code).is_some_and(|code| {
-        code.http_status() == status
-            && is_unregistered(&ConnectError::new(code, body.message.unwrap_or_default()))
-    })
 }
 
 /// The kinds of error that Connect knows.
@@ -186,19 +188,21 @@ impl Code {
         }
     }
 
-    /// What a client makes of a status that comes with no code, by Connect's table.
-    fn from_http_status(status: StatusCode) -> Self {
-        match status {
-            StatusCode::BAD_REQUEST => Self::Internal,
-            StatusCode::UNAUTHORIZED => Self::Unauthenticated,
-            StatusCode::FORBIDDEN => Self::PermissionDenied,
-            StatusCode::NOT_FOUND => Self::Unimplemented,
-            StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Self::Unavailable,
-            _ => Self::Unknown,
-        }
+    /// Whether the same call may be answered otherwise before long, with nothing changed.
+    #[must_use]
+    pub fn is_for_now(self) -> bool {
+        matches!(self, Self::Unavailable | Self::ResourceExhausted)
+    }
+
+    /// Whether an answer with this status may have this code; older servers had other statuses for some.
+    fn goes_with(self, status: StatusCode) -> bool {
+        let older = match self {
+            Self::Canceled | Self::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
+            Self::FailedPrecondition => StatusCode::PRECONDITION_FAILED,
+            Self::Unimplemented => StatusCode::NOT_FOUND,
+            _ => return status == self.http_status(),
+        };
+        status == self.http_status() || status == older
     }
 }
 
@@ -262,10 +266,44 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_code_is_told_from_the_status() {
-        let body = br#"{"code":"later","message":"x"}"#;
-        let error = ConnectError::parse(StatusCode::BAD_GATEWAY, body).unwrap();
-        assert_eq!(error.code, Code::Unavailable);
+    fn a_code_and_a_status_that_do_not_go_together_are_no_word_of_gitea() {
+        let parse = |status: u16, code: &str| {
+            let body = serde_json::json!({"code": code, "message": "x"}).to_string();
+            ConnectError::parse(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+                .map(|error| error.code)
+        };
+        for code in Code::ALL {
+            assert_eq!(parse(code.http_status().as_u16(), code.as_str()), Some(code));
+        }
+        for (status, code) in [
+            (408, Code::Canceled),
+            (408, Code::DeadlineExceeded),
+            (412, Code::FailedPrecondition),
+            (404, Code::Unimplemented),
+        ] {
+            assert_eq!(parse(status, code.as_str()), Some(code), "as older servers have it");
+        }
+        for (status, code) in [
+            (502, "later"),
+            (401, "UNAUTHORIZED"),
+            (401, "unknown"),
+            (403, "unauthenticated"),
+            (404, "unavailable"),
+        ] {
+            assert_eq!(parse(status, code), None, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_this_moment_says_when_to_ask_again() {
+        for code in Code::ALL {
+            let wait =
+                |error: ConnectError| error.into_response().headers().get(RETRY_AFTER).cloned();
+            let told = |text| code.is_for_now().then(|| HeaderValue::from_static(text));
+            assert_eq!(wait(ConnectError::new(code, "")), told("2"));
+            let later = ConnectError::new(code, "").after(Some(Duration::from_millis(4001)));
+            assert_eq!(wait(later), told("5"));
+        }
     }
 
     #[test]
@@ -283,12 +321,15 @@ mod tests {
 
     #[test]
     fn only_gitea_itself_says_unregistered() {
+        let said = |status: StatusCode, body: &[u8]| {
+            ConnectError::parse(status, body).is_some_and(|error| is_unregistered(&error))
+        };
         let response = exchange("fetch-task-unregistered").response;
-        assert!(says_unregistered(response.status(), &response.body()));
+        assert!(said(response.status(), &response.body()));
         let real = ConnectError::new(Code::Unauthenticated, "unregistered runner").to_json();
-        assert!(says_unregistered(StatusCode::UNAUTHORIZED, &real));
+        assert!(said(StatusCode::UNAUTHORIZED, &real));
         for status in [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::INTERNAL_SERVER_ERROR] {
-            assert!(!says_unregistered(status, &real), "{status}");
+            assert!(!said(status, &real), "{status}");
         }
         for body in [
             &b"<html>sign in</html>"[..],
@@ -298,7 +339,7 @@ mod tests {
             br#"{"code":"unknown","message":"unregistered runner"}"#,
             b"",
         ] {
-            assert!(!says_unregistered(StatusCode::UNAUTHORIZED, body));
+            assert!(!said(StatusCode::UNAUTHORIZED, body));
         }
     }
 

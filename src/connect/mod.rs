@@ -1,7 +1,7 @@
 //! The Connect protocol, as much of it as the broker reads and authors.
 //!
 //! [`compression`] and [`codec`] turn bodies into messages and back, [`error`] is the protocol's error,
-//! [`splice`] changes a body in place so that what is not known here survives, and [`peek`] reads a
+//! [`retry_after`] the wait that goes with some of them, [`splice`] changes a body in place so that what is not known here survives, and [`peek`] reads a
 //! task's id and its end from the beginning of an answer that is passed on as a stream.
 
 pub mod codec;
@@ -9,6 +9,7 @@ pub mod compression;
 pub mod error;
 pub mod messages;
 pub mod peek;
+pub mod retry_after;
 pub mod splice;
 
 #[cfg(test)]
@@ -19,7 +20,7 @@ use hyper::header::{HeaderName, HeaderValue};
 
 pub use codec::{Codec, decode, encode};
 pub use compression::{Encoding, gunzip, gzip};
-pub use error::{Code, ConnectError, is_unregistered, says_unregistered};
+pub use error::{Code, ConnectError, is_unregistered};
 
 /// Carries a runner's uuid.
 pub const RUNNER_UUID: HeaderName = HeaderName::from_static("x-runner-uuid");

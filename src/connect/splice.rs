@@ -36,3 +36,15 @@ pub fn without_label(codec: Codec, body: &[u8], label: &str) -> Result<Vec<u8>, 
         Codec::Json => json::without_label(body, label),
     }
 }
+
+/// Puts `version` in the place of the tasks' version of a `FetchTaskResponse`; one that has none is left as
+/// it is.
+///
+/// # Errors
+/// `invalid_argument` where the body is malformed.
+pub fn tasks_version(codec: Codec, body: &[u8], version: i64) -> Result<Vec<u8>, ConnectError> {
+    match codec {
+        Codec::Proto => proto::tasks_version(body, version),
+        Codec::Json => json::tasks_version(body, version),
+    }
+}

@@ -59,6 +59,12 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
+/// Appends a field that holds a number.
+pub(super) fn put_varint(out: &mut Vec<u8>, number: u32, value: u64) {
+    encode_key(number, WireType::Varint, out);
+    encode_varint(value, out);
+}
+
 fn split_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, Malformed> {
     let start = *rest;
     let (number, kind) = decode_key(rest)?;

@@ -221,7 +221,7 @@ impl Peer {
         match failure {
             RegisterFailure::NotSent(error) => RegisterError::Again(self.words(&error.to_string())),
             RegisterFailure::Refused { error, .. } => {
-                let ConnectError { code, message } = error;
+                let ConnectError { code, message, .. } = error;
                 match code {
                     // A proxy in front, or a limit that others use up at the moment.
                     _ if is_passing(code) => RegisterError::Again(message),
@@ -252,7 +252,9 @@ impl Peer {
     fn rest_failed(&self, error: &RestError) -> Leaving {
         let text = self.words(&error.to_string());
         match error {
-            RestError::Unreachable(_) | RestError::Unexpected(..) => Leaving::Again(text),
+            RestError::Unreachable(_) | RestError::Unexpected(..) | RestError::Busy { .. } => {
+                Leaving::Again(text)
+            }
             _ => Leaving::Stays(text),
         }
     }

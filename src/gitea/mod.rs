@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
+pub(crate) use self::answer::describe;
 pub use self::error_text::RegisterRefusal;
 pub use self::list::{RunnerPage, Search};
 pub use self::rest::{DeleteAnswer, RestError, RestRunner, SwitchAnswer};
@@ -68,7 +69,7 @@ impl GiteaClient {
         Self { register_limit, ..self }
     }
 
-    /// Whether Gitea answered the last time that anyone dialled it; false before the first answer.
+    /// Whether the last that came from Gitea's address was Gitea's own word; false before the first.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.upstream.is_up()

@@ -1,6 +1,7 @@
 //! The REST API, as an administrator would use it.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{
@@ -64,6 +65,17 @@ pub enum RestError {
     /// No answer.
     #[error(transparent)]
     Unreachable(UpstreamError),
+    /// Gitea, or a proxy before it, takes no more for now.
+    #[error(
+        "Gitea, or a proxy in front of it, takes no more requests for now ({status}): the broker waits \
+         for {}", humantime::format_duration(*retry_after)
+    )]
+    Busy {
+        /// 429 or 503.
+        status: StatusCode,
+        /// How long it asks to wait.
+        retry_after: Duration,
+    },
     /// An answer that is none of the expected ones, in a sentence that says what to do.
     #[error("{1}")]
     Unexpected(StatusCode, String),
@@ -233,9 +245,13 @@ impl GiteaClient {
         let response =
             self.upstream.send(request, CALL_LIMIT).await.map_err(RestError::Unreachable)?;
         let status = response.status();
-        Answer::read(response, PAGE_LIMIT, deadline)
+        let answer = Answer::read(response, PAGE_LIMIT, deadline)
             .await
-            .map_err(|sentence| RestError::Unexpected(status, sentence))
+            .map_err(|sentence| RestError::Unexpected(status, sentence))?;
+        match answer.asks_to_wait() {
+            Some(retry_after) => Err(RestError::Busy { status, retry_after }),
+            None => Ok(answer),
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
     USER_AGENT as USER_AGENT_HEADER,
 };
-use hyper::{HeaderMap, Method, Request};
+use hyper::{HeaderMap, Method, Request, Response};
 use prost::Message;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
@@ -102,14 +103,20 @@ impl RegisterFailure {
 }
 
 impl GiteaClient {
-    /// Asks whether Gitea answers, and sets [`is_up`](Self::is_up) by it.
+    /// Asks whether Gitea answers, and sets [`is_up`](Self::is_up) by it. It is asked also while it is left
+    /// alone.
     pub async fn ping(&self) -> Result<(), CallError> {
         let message = PingRequest { data: "runner-broker".into() };
-        let pong = self.call::<_, PingResponse>("ping.v1.PingService/Ping", &message, None).await;
-        if let Err(CallError::Unreachable(_)) = pong {
-            self.upstream.set_up(false);
-        }
-        pong.map(|_| ())
+        let request = self.message("ping.v1.PingService/Ping", &message, None)?;
+        let deadline = Instant::now() + CALL_LIMIT;
+        let response = match self.upstream.send_anyway(request, CALL_LIMIT).await {
+            Ok(response) => response,
+            Err(error) => {
+                self.upstream.set_up(false);
+                return Err(CallError::Unreachable(error));
+            }
+        };
+        self.read::<PingResponse>(response, deadline, None).await.map(|_| ())
     }
 
     /// Tells Gitea a runner's version and labels, in place of those that it had, and learns from the
@@ -227,9 +234,10 @@ impl GiteaClient {
                 answer.hide(token);
                 answer
             }
-            Err(sentence) if nothing_done(status) => return Err(refused_by_proxy(sentence)),
+            Err(sentence) if nothing_done(status) => return Err(refused_by_proxy(sentence, None)),
             Err(sentence) => return Err(RegisterFailure::Unclear(sentence)),
         };
+        self.upstream.set_up(answer.connect_error().is_some() || is_message(codec, &answer));
         // A Gitea, or a proxy before it, that repeats what it was sent: the runner must not see it.
         registered(codec, answer).map_err(|failure| failure.without(token.expose_secret()))
     }
@@ -244,6 +252,19 @@ impl GiteaClient {
         Q: Message,
         A: Message + Default,
     {
+        let request = self.message(method, message, credentials)?;
+        let deadline = Instant::now() + CALL_LIMIT;
+        let response =
+            self.upstream.send(request, CALL_LIMIT).await.map_err(CallError::Unreachable)?;
+        self.read(response, deadline, credentials).await
+    }
+
+    fn message<Q: Message>(
+        &self,
+        method: &str,
+        message: &Q,
+        credentials: Option<&Credentials>,
+    ) -> Result<Request<OutBody>, CallError> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, Codec::Proto.header_value());
         headers.insert(PROTOCOL_VERSION, HeaderValue::from_static("1"));
@@ -253,26 +274,35 @@ impl GiteaClient {
             headers.insert(RUNNER_UUID, header_of(&credentials.uuid)?);
             headers.insert(RUNNER_TOKEN, header_of(credentials.token.expose_secret())?);
         }
-        let deadline = Instant::now() + CALL_LIMIT;
-        let body = message.encode_to_vec().into();
-        let request = self.post(method, headers, body);
-        let response =
-            self.upstream.send(request, CALL_LIMIT).await.map_err(CallError::Unreachable)?;
-        let mut answer =
-            Answer::read(response, BODY_LIMIT, deadline).await.map_err(CallError::Garbage)?;
-        if let Some(credentials) = credentials {
-            answer.hide(&credentials.token);
-        }
-        match ConnectError::parse(answer.status, &answer.body) {
-            Some(error) if credentials.is_some() && connect::is_unregistered(&error) => {
-                Err(CallError::Unregistered)
+        Ok(self.post(method, headers, message.encode_to_vec().into()))
+    }
+
+    async fn read<A: Message + Default>(
+        &self,
+        response: Response<Incoming>,
+        deadline: Instant,
+        credentials: Option<&Credentials>,
+    ) -> Result<A, CallError> {
+        let read = match Answer::read(response, BODY_LIMIT, deadline).await {
+            Ok(mut answer) => {
+                if let Some(credentials) = credentials {
+                    answer.hide(&credentials.token);
+                }
+                match answer.connect_error() {
+                    Some(error) if credentials.is_some() && connect::is_unregistered(&error) => {
+                        Err(CallError::Unregistered)
+                    }
+                    Some(error) => Err(CallError::Refused(error)),
+                    None => is_message(Codec::Proto, &answer)
+                        .then(|| A::decode(&*answer.body).ok())
+                        .flatten()
+                        .ok_or_else(|| CallError::Garbage(answer.describe())),
+                }
             }
-            Some(error) => Err(CallError::Refused(error)),
-            None => is_message(Codec::Proto, &answer)
-                .then(|| A::decode(&*answer.body).ok())
-                .flatten()
-                .ok_or_else(|| CallError::Garbage(answer.describe())),
-        }
+            Err(sentence) => Err(CallError::Garbage(sentence)),
+        };
+        self.upstream.set_up(!matches!(read, Err(CallError::Garbage(_))));
+        read
     }
 
     fn post(&self, method: &str, headers: HeaderMap, body: Bytes) -> Request<OutBody> {
@@ -285,14 +315,14 @@ impl GiteaClient {
 }
 
 fn registered(codec: Codec, answer: Answer) -> Result<RegisterAnswer, RegisterFailure> {
-    if let Some(error) = ConnectError::parse(answer.status, &answer.body) {
+    if let Some(error) = answer.connect_error() {
         return Err(match RegisterRefusal::of(&error) {
             Some(refusal) => RegisterFailure::Refused { refusal, error },
             None => RegisterFailure::Unclear(format!("Gitea failed in the middle: {error}")),
         });
     }
     if nothing_done(answer.status) {
-        return Err(refused_by_proxy(answer.describe()));
+        return Err(refused_by_proxy(answer.describe(), answer.asks_to_wait()));
     }
     let runner = decoded(codec, &answer).and_then(|message: RegisterResponse| message.runner);
     let complete =
@@ -308,8 +338,8 @@ fn nothing_done(status: hyper::StatusCode) -> bool {
     status.is_redirection() || status.is_client_error()
 }
 
-fn refused_by_proxy(sentence: String) -> RegisterFailure {
-    let error = ConnectError::new(Code::Unavailable, sentence);
+fn refused_by_proxy(sentence: String, retry_after: Option<Duration>) -> RegisterFailure {
+    let error = ConnectError::new(Code::Unavailable, sentence).after(retry_after);
     RegisterFailure::Refused { refusal: RegisterRefusal::Other, error }
 }
 

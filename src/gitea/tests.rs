@@ -12,6 +12,7 @@ use crate::broker::Credentials;
 use crate::config::{Scope, Served};
 use crate::connect::messages::{TaskResult, UpdateTaskRequest};
 use crate::connect::{self, Code, Codec};
+use crate::net::UpstreamErrorKind;
 use crate::net::test_server::{Answer, TestServer, answer, gitea, recorded, recorded_request};
 
 /// The token of the API, and the token of the runner, that no error may show.
@@ -47,6 +48,13 @@ fn redirect() -> Answer {
     let mut response = answer(302, "text/html", "<a>moved</a>").unwrap();
     let location = HeaderValue::from_static("https://git.example/api?token=query-canary");
     response.headers_mut().insert(hyper::header::LOCATION, location);
+    Some(response)
+}
+
+fn too_much(retry_after: &'static str) -> Answer {
+    let mut response = answer(429, "text/plain", "slow down").unwrap();
+    let wait = HeaderValue::from_static(retry_after);
+    response.headers_mut().insert(hyper::header::RETRY_AFTER, wait);
     Some(response)
 }
 
@@ -105,6 +113,17 @@ async fn both_ways_to_say_unregistered_are_known() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_login_does_not_say_unregistered() {
+    for body in [r#"{"message":"sign in"}"#, r#"{"code":"UNAUTHORIZED","message":"sign in"}"#] {
+        let (_server, client) = served(move |_| answer(401, "application/json", body)).await;
+        client.upstream.set_up(true);
+        let error = client.declare(&credentials(), "", &[]).await.unwrap_err();
+        assert!(matches!(error, CallError::Garbage(_)), "{error}");
+        assert!(!client.is_up(), "Gitea itself said nothing");
+    }
+}
+
+#[tokio::test]
 async fn what_gitea_did_not_write_is_garbage() {
     let page = |_| answer(401, "text/html; charset=utf-8", "<html>log in</html>");
     let empty = |_| answer(200, "application/proto", "");
@@ -112,7 +131,7 @@ async fn what_gitea_did_not_write_is_garbage() {
     let large = |_| answer(200, "application/proto", vec![0; BODY_LIMIT + 1]);
     for ((_server, client), expected) in [
         (served(|_| redirect()).await, "set gitea.url to the address that answers itself"),
-        (served(page).await, "a web page (401 Unauthorized)"),
+        (served(page).await, "turns the broker away (401 Unauthorized"),
         (served(empty).await, "without naming the runner"),
         (served(wrong).await, "not what Gitea answers"),
         (served(large).await, "larger than"),
@@ -252,6 +271,42 @@ async fn a_register_that_no_one_took_was_not_sent() {
 }
 
 #[tokio::test]
+async fn a_gitea_that_is_left_alone_is_asked_only_whether_it_is_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = client(&format!("http://{address}"), None);
+    drop(listener);
+    let wait = loop {
+        match register(&client, Codec::Proto).await {
+            Err(RegisterFailure::NotSent(error)) if error.kind == UpstreamErrorKind::Open => {
+                assert!(!error.sent);
+                break error.retry_after.unwrap();
+            }
+            Err(RegisterFailure::NotSent(_)) => {}
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    let _server = TestServer::start_at(address, |_| recorded("ping")).await;
+    client.ping().await.unwrap();
+    let error = client.declare(&credentials(), "", &[]).await.unwrap_err();
+    assert!(matches!(error, CallError::Garbage(_)), "it is asked again: {error}");
+}
+
+#[tokio::test]
+async fn a_register_that_is_too_much_says_when_to_ask_again() {
+    let (_server, client) = served(|_| too_much("17")).await;
+    match register(&client, Codec::Proto).await {
+        Err(RegisterFailure::Refused { refusal: RegisterRefusal::Other, error }) => {
+            assert_eq!(error.code, Code::Unavailable);
+            assert_eq!(error.retry_after, Some(Duration::from_secs(17)));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn a_register_with_no_answer_in_time_is_unclear() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = client(&format!("http://{}", listener.local_addr().unwrap()), None);
@@ -316,6 +371,27 @@ async fn rest_refusals_say_what_to_set() {
         let error = client.probe(&org).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rest_api_that_takes_no_more_says_how_long_to_wait() {
+    let later = |_| {
+        let mut response = too_much("120").unwrap();
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        Some(response)
+    };
+    for ((_server, client), expected) in [
+        (served(|_| too_much("90")).await, 90),
+        (served(|_| answer(429, "application/json", r#"{"message":"no"}"#)).await, 2),
+        (served(later).await, 120),
+    ] {
+        match client.probe(&Scope::Instance).await.unwrap_err() {
+            RestError::Busy { retry_after, .. } => {
+                assert_eq!(retry_after, Duration::from_secs(expected))
+            }
+            other => panic!("{other}"),
+        }
     }
 }
 

@@ -101,10 +101,10 @@ impl Lifecycle {
         // What a stranger sent is cut to a length that a line bears.
         let name: String = name.chars().take(64).collect();
         let error = ConnectError::new(code(refusal), refusal.to_string());
-        if let Refusal::Throttled(_) = refusal {
+        if let Refusal::Throttled(wait) = refusal {
             // Whoever knocks without end fills neither the log nor the audit trail.
             tracing::debug!(runner = name, %peer, "registration refused: throttled");
-            return error;
+            return error.after(Some(*wait));
         }
         warn!(runner = name, token = token_id, %peer, reason = %refusal, "registration refused");
         self.note_event(Event {

@@ -397,7 +397,8 @@ impl Lifecycle {
                     "Gitea cannot be reached by the broker at the moment ({failure}); \
                      the runner was not registered: try again"
                 );
-                (Outcome::Unreachable, ConnectError::new(Code::Unavailable, text))
+                let error = ConnectError::new(Code::Unavailable, text).after(failure.retry_after);
+                (Outcome::Unreachable, error)
             }
             RegisterFailure::Refused { refusal, error } => {
                 self.drop_intent(&intent).await;
@@ -500,6 +501,7 @@ impl Lifecycle {
                     "Gitea refused the registration"
                 );
                 ConnectError::new(error.code, format!("Gitea refused: {}", error.message))
+                    .after(error.retry_after)
             }
         }
     }

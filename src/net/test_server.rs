@@ -36,21 +36,30 @@ impl TestServer {
     where
         F: Fn(Request<Bytes>) -> Answer + Send + Sync + 'static,
     {
-        Self::start_with(None, handler).await
+        Self::start_at("127.0.0.1:0".parse().unwrap(), handler).await
+    }
+
+    /// The same, at a known address.
+    pub(crate) async fn start_at<F>(address: SocketAddr, handler: F) -> Self
+    where
+        F: Fn(Request<Bytes>) -> Answer + Send + Sync + 'static,
+    {
+        Self::start_with(address, None, handler).await
     }
 
     pub(crate) async fn start_tls<F>(tls: rustls::ServerConfig, handler: F) -> Self
     where
         F: Fn(Request<Bytes>) -> Answer + Send + Sync + 'static,
     {
-        Self::start_with(Some(TlsAcceptor::from(Arc::new(tls))), handler).await
+        let tls = TlsAcceptor::from(Arc::new(tls));
+        Self::start_with("127.0.0.1:0".parse().unwrap(), Some(tls), handler).await
     }
 
-    async fn start_with<F>(tls: Option<TlsAcceptor>, handler: F) -> Self
+    async fn start_with<F>(address: SocketAddr, tls: Option<TlsAcceptor>, handler: F) -> Self
     where
         F: Fn(Request<Bytes>) -> Answer + Send + Sync + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let handler = Arc::new(handler);
         let mut task = JoinSet::new();
@@ -143,6 +152,7 @@ pub(crate) fn gitea(url: &str) -> config::Gitea {
         },
         further: Vec::new(),
         ca_file: None,
+        lost_wakeup_workaround: true,
     }
 }
 

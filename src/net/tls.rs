@@ -95,6 +95,7 @@ mod tests {
             },
             further: Vec::new(),
             ca_file: ca_file.map(Into::into),
+            lost_wakeup_workaround: true,
         }
     }
 

@@ -1,17 +1,15 @@
 //! The pooled way to Gitea. Every byte that the broker sends there goes through here.
 
+mod body;
+mod breaker;
 mod error;
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -19,7 +17,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
+use tracing::{info, warn};
 
+pub use self::body::{OutBody, ReadError, read_limited};
+use self::breaker::Breaker;
 pub use self::error::{UpstreamError, UpstreamErrorKind};
 use super::tls::{self, TlsError};
 use crate::config;
@@ -38,7 +39,8 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, OutBody>;
 
-/// The way to one Gitea: its address, its connections, and whether it answered last. Cheap to clone.
+/// The way to one Gitea: its address, its connections, whether it answered last, and whether it is left alone
+/// because it gave no answer for a while. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstream(Arc<Inner>);
 
@@ -48,6 +50,7 @@ struct Inner {
     base_path: String,
     pooled: HttpClient,
     fresh: HttpClient,
+    breaker: Breaker,
     up: AtomicBool,
 }
 
@@ -84,6 +87,7 @@ impl Upstream {
             base_path: gitea.url.path().trim_end_matches('/').to_owned(),
             pooled,
             fresh,
+            breaker: Breaker::default(),
             up: AtomicBool::new(false),
         })))
     }
@@ -120,8 +124,18 @@ impl Upstream {
 
     /// Sends on a pooled connection and waits, no longer than `limit`, for the head of the answer. A
     /// request that was not yet written when its connection closed is tried on another one. The request
-    /// carries no `Host` and no hop-by-hop header.
+    /// carries no `Host` and no hop-by-hop header. While Gitea is left alone, this fails at once.
     pub async fn send(
+        &self,
+        request: Request<OutBody>,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        self.pass()?;
+        self.send_anyway(request, limit).await
+    }
+
+    /// As [`send`](Self::send), also while Gitea is left alone: for asking whether it is back.
+    pub async fn send_anyway(
         &self,
         request: Request<OutBody>,
         limit: Duration,
@@ -130,7 +144,7 @@ impl Upstream {
             Ok(answer) => answer.map_err(|error| UpstreamError::of(self.authority(), error)),
             Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
         };
-        self.note(answer)
+        self.note(answer, limit)
     }
 
     /// As [`send`](Self::send), but `silence` counts anew as long as the request's body moves: a large
@@ -140,6 +154,7 @@ impl Upstream {
         request: Request<OutBody>,
         silence: Duration,
     ) -> Result<Response<Incoming>, UpstreamError> {
+        self.pass()?;
         let moved = Arc::new(AtomicBool::new(false));
         let request = request.map(|body| match body {
             OutBody::Incoming(body) => OutBody::Watched(body, Arc::clone(&moved)),
@@ -155,7 +170,7 @@ impl Upstream {
                 Err(_) => break Err(UpstreamError::too_slow(self.authority(), silence, true)),
             }
         };
-        self.note(answer)
+        self.note(answer, silence)
     }
 
     /// As [`send`](Self::send), on a connection of its own and never a second time: for what must not
@@ -165,24 +180,27 @@ impl Upstream {
         mut request: Request<OutBody>,
         limit: Duration,
     ) -> Result<Response<Incoming>, UpstreamError> {
+        self.pass()?;
         let connection = capture_connection(&mut request);
         let answer = match timeout(limit, self.0.fresh.request(request)).await {
             Ok(answer) => answer.map_err(|error| UpstreamError::of(self.authority(), error)),
             Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
         };
-        self.note(answer.map_err(|mut error| {
+        let answer = answer.map_err(|mut error| {
             error.sent &= connection.connection_metadata().is_some();
             error
-        }))
+        });
+        self.note(answer, limit)
     }
 
-    /// Whether Gitea answered the last time that it was dialled; false before the first answer.
+    /// Whether the last that is known of Gitea is a word of its own: not so before the first, where nothing
+    /// came, and where something else answered in its place.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.0.up.load(Ordering::Relaxed)
     }
 
-    /// Told by whoever learns of Gitea's state otherwise than by [`send`](Self::send).
+    /// Told by whoever has read an answer: [`send`](Self::send) cannot know whose word it is.
     pub(crate) fn set_up(&self, up: bool) {
         // Read first: on the hot path nothing changes, and a shared cache line stays shared.
         if self.is_up() != up {
@@ -190,12 +208,36 @@ impl Upstream {
         }
     }
 
-    /// Any answer means up, no connection means down, and what broke in between means neither.
-    fn note<T>(&self, answer: Result<T, UpstreamError>) -> Result<T, UpstreamError> {
+    fn pass(&self) -> Result<(), UpstreamError> {
+        self.0.breaker.pass().map_err(|wait| UpstreamError::open(self.authority(), wait))
+    }
+
+    /// Any answer means that Gitea need not be left alone; no connection means that it is down.
+    fn note<T>(
+        &self,
+        answer: Result<T, UpstreamError>,
+        limit: Duration,
+    ) -> Result<T, UpstreamError> {
+        let gitea = self.authority();
         match &answer {
-            Ok(_) => self.set_up(true),
-            Err(error) if !error.sent => self.set_up(false),
-            Err(_) => {}
+            Ok(_) => {
+                if self.0.breaker.answered() {
+                    info!(%gitea, "there are answers again: all requests go out as before");
+                }
+            }
+            Err(error) => {
+                if error.is_silence(limit) && self.0.breaker.failed() {
+                    warn!(
+                        %gitea, reason = %error,
+                        "no answer to one request after the other: they are refused at once, but for \
+                         one every few seconds, until one is answered"
+                    );
+                    self.set_up(false);
+                }
+                if !error.sent {
+                    self.set_up(false);
+                }
+            }
         }
         answer
     }
@@ -217,98 +259,6 @@ impl Upstream {
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Upstream({}://{}{})", self.0.scheme, self.0.authority, self.0.base_path)
-    }
-}
-
-/// The body of a request to Gitea, without a box around it.
-#[derive(Debug)]
-pub enum OutBody {
-    /// None.
-    Empty,
-    /// Bytes at hand; `None` once they are taken.
-    Full(Option<Bytes>),
-    /// A runner's body, as it comes in.
-    Incoming(Incoming),
-    /// The same; the flag is set with each piece.
-    Watched(Incoming, Arc<AtomicBool>),
-}
-
-impl From<Bytes> for OutBody {
-    fn from(bytes: Bytes) -> Self {
-        Self::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
-    }
-}
-
-impl From<Incoming> for OutBody {
-    fn from(body: Incoming) -> Self {
-        Self::Incoming(body)
-    }
-}
-
-impl Body for OutBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Incoming(body) => Pin::new(body).poll_frame(cx),
-            Self::Watched(body, moved) => {
-                let polled = Pin::new(body).poll_frame(cx);
-                if polled.is_ready() {
-                    moved.store(true, Ordering::Relaxed);
-                }
-                polled
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Full(bytes) => bytes.is_none(),
-            Self::Incoming(body) | Self::Watched(body, _) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Incoming(body) | Self::Watched(body, _) => body.size_hint(),
-        }
-    }
-}
-
-/// Why a body could not be read whole.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// It is larger than this many bytes.
-    #[error("the body is larger than {0} bytes")]
-    TooLarge(usize),
-    /// It did not end in this time.
-    #[error("the body did not end within {0:?}")]
-    TooSlow(Duration),
-    /// The connection broke in the middle of it.
-    #[error("the body broke off: {0}")]
-    Broken(Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Reads a body whole: at most `limit` bytes, in at most `within`.
-pub async fn read_limited(
-    body: Incoming,
-    limit: usize,
-    within: Duration,
-) -> Result<Bytes, ReadError> {
-    match timeout(within, Limited::new(body, limit).collect()).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ReadError::TooLarge(limit)),
-        Ok(Err(error)) => Err(ReadError::Broken(error)),
-        Err(_) => Err(ReadError::TooSlow(within)),
     }
 }
 

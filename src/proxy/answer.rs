@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use hyper::http::response::Parts;
 use hyper::{HeaderMap, Request, Response};
 use tokio::time::{Instant, timeout_at};
@@ -17,9 +17,11 @@ use super::connection::Connection;
 use super::headers::dialled;
 use super::route::{Route, is_runners_call};
 use super::service::{Proxy, refuse};
+use super::wrong_word::Asked;
 use crate::connect::messages::{DeclareResponse, Runner};
+use crate::connect::retry_after::{DEFAULT_WAIT, header_of};
 use crate::connect::{
-    Codec, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip, says_unregistered,
+    Codec, ConnectError, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip, is_unregistered,
 };
 use crate::lifecycle::{Live, Stranger};
 
@@ -80,23 +82,32 @@ impl Proxy {
         }
     }
 
-    /// Gitea answered a call with an error. It is passed on as it is, unless it says that Gitea does not know
-    /// the caller, and the broker has more to say to that.
+    /// A call was not answered by its message. An error of Gitea's is passed on as it is, unless it says that
+    /// Gitea does not know the caller, and the broker has more to say to that.
     pub(super) async fn refused(
         &self,
         caller: Caller,
+        asked: Option<Asked>,
         response: Response<Incoming>,
     ) -> Response<ProxyBody> {
-        if matches!(caller, Caller::Nobody) || !is_json(response.headers()) {
+        let Some(asked) = asked.filter(|asked| !asked.is_unknown_by(&response)) else {
             return self.stream(response);
+        };
+        if !is_json(response.headers()) {
+            return self.wrong_word(asked, response.status(), response.headers());
         }
         let (head, body) = match self.read(response).await {
             Read::Whole(head, body) => (head, body),
-            Read::Not(response) => return response,
+            // No error of Gitea's is so long.
+            Read::Not(not) => return self.wrong_word(asked, not.status(), not.headers()),
         };
-        let unregistered =
-            plain(&head.headers, &body).is_some_and(|plain| says_unregistered(head.status, &plain));
-        if unregistered {
+        let error =
+            plain(&head.headers, &body).and_then(|plain| ConnectError::parse(head.status, &plain));
+        let Some(error) = error else {
+            return self.wrong_word(asked, head.status, &head.headers);
+        };
+        self.own_word();
+        if is_unregistered(&error) {
             let told = match &caller {
                 Caller::Known(live) => Some(self.lifecycle.unregistered(live).await),
                 Caller::Stranger(stranger) => self.lifecycle.ended_before(stranger).await,
@@ -106,7 +117,11 @@ impl Proxy {
                 return refuse(told);
             }
         }
-        Response::from_parts(head, ProxyBody::full(body))
+        let mut response = Response::from_parts(head, ProxyBody::full(body));
+        if error.code.is_for_now() {
+            response.headers_mut().entry(RETRY_AFTER).or_insert(header_of(DEFAULT_WAIT));
+        }
+        response
     }
 
     /// The runner that the answer to a Declare names, and the answer as it was.

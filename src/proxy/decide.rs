@@ -19,6 +19,7 @@ use super::connection::Connection;
 use super::headers;
 use super::route::Route;
 use super::service::{Proxy, refuse, wrong_method};
+use super::wrong_word::Asked;
 use crate::broker::forwarded::client_address;
 use crate::broker::{Key, Reason};
 use crate::connect::messages::{
@@ -140,11 +141,13 @@ impl Proxy {
             .inspect_err(|error| self.malformed(Route::Declare, connection, &error.message))?;
         let peer = self.peer(connection, &call.parts.headers);
         self.lifecycle.admit_labels(live.as_deref(), &request.labels, peer)?;
+        let asked = Asked::declare(call.codec);
         let response =
             self.send(call.parts, OutBody::Full(Some(call.raw)), live.as_deref()).await?;
-        if response.status() != StatusCode::OK {
-            return Ok(self.refused(caller, response).await);
+        if !asked.is_answered_by(&response) {
+            return Ok(self.refused(caller, Some(asked), response).await);
         }
+        self.own_word();
         let DeclareRequest { labels, version } = request;
         match caller {
             Caller::Known(live) => {

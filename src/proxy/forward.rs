@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Request, Response, Version};
 use tracing::{debug, warn};
 
 use super::answer::Caller;
@@ -15,6 +15,7 @@ use super::headers;
 use super::route::Route;
 use super::service::Proxy;
 use super::watch::{Polling, Watch, Watched};
+use super::wrong_word::Asked;
 use crate::connect::{Code, Codec, ConnectError};
 use crate::lifecycle::Live;
 use crate::net::{OutBody, UpstreamErrorKind};
@@ -32,8 +33,16 @@ impl Proxy {
         live: Option<Arc<Live>>,
         caller: Caller,
     ) -> Response<ProxyBody> {
+        let asked = Asked::of(route, &request, self.upstream.base_path());
         let (parts, body) = request.into_parts();
-        let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
+        let (body, poll) = match route {
+            Route::FetchTask => match self.poll_begins(&parts.headers, body).await {
+                Ok(begun) => begun,
+                Err(error) => return super::service::refuse(error),
+            },
+            _ if body.is_end_stream() => (OutBody::Empty, None),
+            _ => (OutBody::Incoming(body), None),
+        };
         // Begun before the request goes out: from then on it may bring a task.
         let watched = match (route, &live) {
             (Route::FetchTask, Some(live)) => {
@@ -46,11 +55,18 @@ impl Proxy {
             _ => None,
         };
         match self.send(parts, body, live.as_deref()).await {
-            Ok(response) if response.status() == StatusCode::OK => {
+            Ok(response) if asked.is_some_and(|asked| asked.is_answered_by(&response)) => {
+                self.own_word();
                 self.accepted(caller);
-                self.watch(response, watched)
+                match poll {
+                    Some(poll) => self.poll_ends(poll, response, watched).await,
+                    None => {
+                        let stall = self.lifecycle.timing().stall;
+                        self.watch(response.map(|body| Patient::new(body, stall)), watched)
+                    }
+                }
             }
-            Ok(response) => self.refused(caller, response).await,
+            Ok(response) => self.refused(caller, asked, response).await,
             Err(error) => super::service::refuse(error),
         }
     }
@@ -102,10 +118,7 @@ impl Proxy {
             }
             Err(failure) if failure.is_of_body() => {
                 debug!(reason = %failure, "request not passed on to its end: its body broke off");
-                Err(ConnectError::new(
-                    Code::InvalidArgument,
-                    "the request's body broke off, or is not framed as HTTP/1.1 has it",
-                ))
+                Err(broken_off())
             }
             Err(failure) => {
                 self.lifecycle.metrics.upstream_error(failure.kind);
@@ -125,7 +138,8 @@ impl Proxy {
                 Err(ConnectError::new(
                     Code::Unavailable,
                     format!("Gitea did not answer the broker: {failure}"),
-                ))
+                )
+                .after(failure.retry_after))
             }
         }
     }
@@ -137,22 +151,33 @@ impl Proxy {
     }
 
     /// An answer that is looked at as it passes, where it is one that can be.
-    fn watch(&self, response: Response<Incoming>, watched: Option<Watched>) -> Response<ProxyBody> {
+    pub(super) fn watch(
+        &self,
+        response: Response<Patient>,
+        watched: Option<Watched>,
+    ) -> Response<ProxyBody> {
         let codec = Codec::from_content_type(response.headers().get(CONTENT_TYPE));
         let (Some(call), Some(codec)) = (watched, codec) else {
-            return self.stream(response);
+            return response.map(ProxyBody::Stream);
         };
         let gzip = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
-        let stall = self.lifecycle.timing().stall;
         response.map(|body| {
             let watch = Watch { call, codec, gzip, seen: Vec::new(), done: false };
-            ProxyBody::Watched(Patient::new(body, stall), Box::new(watch))
+            ProxyBody::Watched(body, Box::new(watch))
         })
     }
 }
 
+/// What is told of a request that did not come to its end.
+pub(super) fn broken_off() -> ConnectError {
+    ConnectError::new(
+        Code::InvalidArgument,
+        "the request's body broke off, or is not framed as HTTP/1.1 has it",
+    )
+}
+
 /// The caller's own limit: Connect's header, in milliseconds, up to ten digits.
-fn time_limit(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn time_limit(headers: &HeaderMap) -> Option<Duration> {
     let digits = headers.get("connect-timeout-ms")?.to_str().ok()?;
     if digits.is_empty() || digits.len() > 10 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

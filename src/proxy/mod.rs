@@ -6,9 +6,11 @@ mod connection;
 mod decide;
 mod forward;
 mod headers;
+mod poll;
 mod route;
 mod service;
 mod watch;
+mod wrong_word;
 
 pub use body::{BodyError, ProxyBody};
 pub use connection::Connection;

@@ -13,7 +13,9 @@ use tracing::{trace, warn};
 
 use super::body::ProxyBody;
 use super::connection::Connection;
+use super::poll::Polls;
 use super::route::{Class, Route, classify};
+use super::wrong_word::WrongWords;
 use crate::connect::{Code, Codec, ConnectError, RUNNER_UUID};
 use crate::lifecycle::{Lifecycle, Live};
 use crate::net::Upstream;
@@ -23,13 +25,16 @@ use crate::telemetry::metrics::Rejection;
 pub struct Proxy {
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) upstream: Upstream,
+    pub(super) polls: Polls,
+    pub(super) wrong_words: WrongWords,
 }
 
 impl Proxy {
     /// A proxy in front of `upstream`.
     #[must_use]
     pub fn new(lifecycle: Arc<Lifecycle>, upstream: Upstream) -> Self {
-        Self { lifecycle, upstream }
+        let (polls, wrong_words) = (Polls::default(), WrongWords::default());
+        Self { lifecycle, upstream, polls, wrong_words }
     }
 
     /// A connection was accepted.

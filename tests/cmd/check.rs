@@ -70,6 +70,7 @@ fn what_will_be_used_is_shown_with_its_origin() {
     gitea.registration_token_file [dir]/registration file config.toml
     gitea.api_token (hidden) variable GITEA_API_TOKEN
     gitea.ca_file (not set) default
+    gitea.lost_wakeup_workaround true default
     enrollment.token_file [dir]/enrollment file config.toml
     credentials.path /runners/{name}/.runner default
     credentials.address auto default

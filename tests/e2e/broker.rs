@@ -52,6 +52,23 @@ impl Broker {
 
     /// One that has yet to be started, by [`Broker::up`].
     pub fn new(gitea: &Gitea, registration_token: &str, api_token: Option<&str>) -> Self {
+        let broker = Self::without_tokens(gitea);
+        broker.secret("registration_token", registration_token);
+        if let Some(token) = api_token {
+            broker.secret("api_token", token);
+        }
+        broker
+    }
+
+    /// The same with an API token alone.
+    pub fn minting(gitea: &Gitea, api_token: &str) -> Self {
+        let broker = Self::without_tokens(gitea);
+        broker.secret("api_token", api_token);
+        broker
+    }
+
+    /// The same with no token of Gitea: its settings file has them.
+    pub fn without_tokens(gitea: &Gitea) -> Self {
         let home = tempfile::tempdir().expect("a folder for temporary files");
         let broker = Self {
             home,
@@ -63,12 +80,8 @@ impl Broker {
             earlier: String::new(),
             settings: BTreeMap::new(),
         };
-        broker.secret("registration_token", registration_token);
         broker.secret("enrollment_token", ENROLLMENT_TOKEN);
         broker.secret("admin_token", ADMIN_TOKEN);
-        if let Some(token) = api_token {
-            broker.secret("api_token", token);
-        }
         fs::create_dir(broker.path("runners")).expect("a folder of this test");
         broker
     }
@@ -163,9 +176,13 @@ impl Broker {
         let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));
         command.arg("serve").env_clear().current_dir(self.home.path());
         command.env("GITEA_INSTANCE_URL", &self.gitea);
-        command.env("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", self.path("registration_token"));
-        if self.path("api_token").exists() {
-            command.env("GITEA_API_TOKEN_FILE", self.path("api_token"));
+        for (variable, name) in [
+            ("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", "registration_token"),
+            ("GITEA_API_TOKEN_FILE", "api_token"),
+        ] {
+            if self.path(name).exists() {
+                command.env(variable, self.path(name));
+            }
         }
         for (key, value) in [
             ("LISTEN__RUNNERS", self.runners.to_string()),

@@ -139,6 +139,25 @@ impl Gitea {
         visit("POST", "/-/admin/actions/runners/reset_registration_token", "", 200);
     }
 
+    /// Makes an organization.
+    pub fn add_organization(&self, name: &str) {
+        self.api("POST", "/orgs", &json!({ "username": name }));
+    }
+
+    /// Makes a private repository of the administrator.
+    pub fn add_repository(&self, name: &str) {
+        let body = json!({ "name": name, "auto_init": true, "private": true });
+        self.api("POST", "/user/repos", &body);
+    }
+
+    /// The names of the runners of a place (`/orgs/acme`, `/user`), and how many there are in all.
+    pub fn names_at(&self, place: &str) -> (Vec<String>, u64) {
+        let list = self.api("GET", &format!("{place}/actions/runners?limit=50"), &Value::Null);
+        let rows = list["runners"].as_array().cloned().unwrap_or_default();
+        let names = rows.iter().map(|row| text(&row["name"])).collect();
+        (names, list["total_count"].as_u64().expect("a count"))
+    }
+
     /// The rows of all runners.
     pub fn runners(&self) -> Vec<Value> {
         let list = self.api("GET", "/admin/actions/runners", &Value::Null);
@@ -155,11 +174,12 @@ impl Gitea {
 
     /// Makes a private repository of the administrator with this workflow, which is a push that starts it.
     pub fn push_workflow(&self, repository: &str, workflow: &str) {
-        self.api(
-            "POST",
-            "/user/repos",
-            &json!({ "name": repository, "auto_init": true, "private": true }),
-        );
+        self.add_repository(repository);
+        self.add_workflow(repository, workflow);
+    }
+
+    /// Pushes this workflow to a repository, which starts it.
+    pub fn add_workflow(&self, repository: &str, workflow: &str) {
         self.api(
             "POST",
             &format!("/repos/{ADMIN}/{repository}/contents/.gitea/workflows/job.yml"),

@@ -15,6 +15,7 @@ mod job;
 mod life;
 mod process;
 mod runner;
+mod scopes;
 mod tokens;
 mod wrapper;
 

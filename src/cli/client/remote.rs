@@ -154,5 +154,6 @@ fn trust(url: &Uri, ca_file: Option<&Path>) -> config::Gitea {
         },
         further: Vec::new(),
         ca_file: ca_file.map(Into::into),
+        lost_wakeup_workaround: true,
     }
 }

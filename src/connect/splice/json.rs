@@ -77,6 +77,18 @@ pub(super) fn without_label(body: &[u8], label: &str) -> Result<Vec<u8>, Connect
     Ok(apply(text, &edits))
 }
 
+pub(super) fn tasks_version(body: &[u8], version: i64) -> Result<Vec<u8>, ConnectError> {
+    let text = utf8(body)?;
+    let response: Fetched<'_> = object_from_json(body)?;
+    let Some(old) = response.tasks_version else { return Ok(body.to_vec()) };
+    // Readers take a number too, and one who wrote it may take nothing else.
+    let new = match old.get().starts_with('"') {
+        true => format!("\"{version}\""),
+        false => version.to_string(),
+    };
+    Ok(apply(text, &[(span(text, old), new)]))
+}
+
 /// The members touched. A member that is there twice is refused by the derived reader.
 #[derive(Deserialize)]
 struct Request<'a> {
@@ -96,6 +108,12 @@ struct Response<'a> {
 struct Runner<'a> {
     #[serde(borrow, default, deserialize_with = "raw")]
     labels: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Fetched<'a> {
+    #[serde(borrow, default, deserialize_with = "raw", rename = "tasksVersion")]
+    tasks_version: Option<&'a RawValue>,
 }
 
 /// Keeps a `null` as a value, which a plain `Option` takes for absent.
@@ -286,6 +304,33 @@ mod tests {
             r#"{"labels":["l"]}"#,
         ] {
             assert_eq!(strip(body).unwrap(), body);
+        }
+    }
+
+    #[test]
+    fn the_tasks_version_is_replaced_as_it_was_written() {
+        let cases = [
+            (r#"{"tasksVersion":"7"}"#, r#"{"tasksVersion":"3"}"#),
+            (r#"{"tasksVersion":7}"#, r#"{"tasksVersion":3}"#),
+            (
+                r#" { "later":{"tasksVersion":"1"}, "tasksVersion" : "7" , "x":[1.0] } "#,
+                r#" { "later":{"tasksVersion":"1"}, "tasksVersion" : "3" , "x":[1.0] } "#,
+            ),
+            ("{}", "{}"),
+        ];
+        for (before, after) in cases {
+            let out = tasks_version(before.as_bytes(), 3).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), after);
+        }
+    }
+
+    #[test]
+    fn malformed_answers_have_no_version() {
+        for body in
+            ["", "[]", "7", r#"{"tasksVersion":"1","tasksVersion":"2"}"#, r#"{"tasksVersion":"1""#]
+        {
+            let error = tasks_version(body.as_bytes(), 3).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument, "{body}");
         }
     }
 

@@ -5,10 +5,10 @@ use proptest::prelude::*;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use serde_json::Value as Json;
 
-use super::{register_request, without_label};
-use crate::connect::messages::RegisterRequest;
-use crate::connect::wire::{Value, fields, put_bytes};
-use crate::connect::{Codec, decode};
+use super::{register_request, tasks_version, without_label};
+use crate::connect::messages::{FetchTaskResponse, RegisterRequest};
+use crate::connect::wire::{Value, fields, put_bytes, put_varint};
+use crate::connect::{Codec, decode, encode};
 
 const TOKEN: &str = "the broker's";
 const LABEL: &str = "rb-intent-0";
@@ -59,6 +59,10 @@ fn split(message: &[u8], number: u32) -> Vec<(bool, &[u8])> {
         (field.number == number && matches!(field.value, Value::Bytes(_)), field.raw)
     });
     split.collect()
+}
+
+fn fields_of(message: &[u8]) -> Vec<Vec<u8>> {
+    fields(message).map(|field| field.unwrap().raw.to_vec()).collect()
 }
 
 fn string_field(number: u32, value: &str) -> Vec<u8> {
@@ -176,6 +180,45 @@ proptest! {
     }
 
     #[test]
+    fn a_tasks_version_alone_is_changed(fields in vec(any_field(), 0..12), version: i64) {
+        let body = fields.concat();
+        let out = tasks_version(Codec::Proto, &body, version).unwrap();
+        let is_version = |raw: &[u8]| raw[0] == 0x10;
+        let others = |message: &[u8]| -> Vec<Vec<u8>> {
+            let fields = fields_of(message).into_iter();
+            fields.filter(|raw| !is_version(raw)).collect()
+        };
+        prop_assert_eq!(others(&out), others(&body));
+        let mut expected = Vec::new();
+        if version != 0 && fields_of(&body).iter().any(|raw| is_version(raw)) {
+            put_varint(&mut expected, 2, version.cast_unsigned());
+        }
+        let versions: Vec<_> = fields_of(&out).into_iter().filter(|raw| is_version(raw)).collect();
+        prop_assert_eq!(versions.concat(), expected);
+    }
+
+    #[test]
+    fn a_reader_takes_the_version_put_in(
+        object in any_object(), old in 1_i64.., new: i64, in_json: bool, pretty: bool,
+    ) {
+        let (codec, body) = if in_json {
+            let mut object = object;
+            object["tasksVersion"] = if pretty { Json::from(old) } else { Json::from(old.to_string()) };
+            (Codec::Json, text(&object, pretty).into_bytes())
+        } else {
+            let message = FetchTaskResponse { task: None, tasks_version: old };
+            (Codec::Proto, encode(Codec::Proto, &message))
+        };
+        let out = tasks_version(codec, &body, new).unwrap();
+        let read: FetchTaskResponse = decode(codec, &out).unwrap();
+        prop_assert_eq!(read, FetchTaskResponse { task: None, tasks_version: new });
+        prop_assert_eq!(tasks_version(codec, &out, old).map(|again| decode(codec, &again)), match new {
+            0 if codec == Codec::Proto => Ok(Ok(FetchTaskResponse::default())),
+            _ => Ok(Ok(FetchTaskResponse { task: None, tasks_version: old })),
+        });
+    }
+
+    #[test]
     fn nothing_panics(
         bytes in vec(any::<u8>(), 0..100),
         json in "[\\[\\]{}\", :\\\\a-c\u{e9}0-9]{0,40}",
@@ -186,6 +229,7 @@ proptest! {
             for codec in [Codec::Proto, Codec::Json] {
                 let _ = register_request(codec, body, TOKEN, LABEL);
                 let _ = without_label(codec, body, "l");
+                let _ = tasks_version(codec, body, 1);
             }
         }
     }

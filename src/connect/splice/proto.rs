@@ -2,13 +2,14 @@
 
 use crate::connect::codec::malformed_proto;
 use crate::connect::error::ConnectError;
-use crate::connect::wire::{Field, Value, fields, put_bytes};
+use crate::connect::wire::{Field, Value, fields, put_bytes, put_varint};
 
 /// Numbers of the fields touched.
 const REQUEST_TOKEN: u32 = 2;
 const REQUEST_LABELS: u32 = 6;
 const RESPONSE_RUNNER: u32 = 1;
 const RUNNER_LABELS: u32 = 9;
+const RESPONSE_TASKS_VERSION: u32 = 2;
 
 pub(super) fn register_request(
     body: &[u8],
@@ -56,6 +57,25 @@ pub(super) fn without_label(body: &[u8], label: &str) -> Result<Vec<u8>, Connect
                     out.extend_from_slice(field.raw);
                 } else {
                     put_bytes(&mut out, RESPONSE_RUNNER, &kept);
+                }
+            }
+            _ => out.extend_from_slice(field.raw),
+        }
+    }
+    Ok(out)
+}
+
+pub(super) fn tasks_version(body: &[u8], version: i64) -> Result<Vec<u8>, ConnectError> {
+    let mut out = Vec::with_capacity(body.len() + 10);
+    // Zero is not written; of several values, a reader takes the last.
+    let mut is_written = version == 0;
+    for field in whole_fields(body) {
+        let field = field?;
+        match field.value {
+            Value::Varint(_) if field.number == RESPONSE_TASKS_VERSION => {
+                if !is_written {
+                    put_varint(&mut out, RESPONSE_TASKS_VERSION, version.cast_unsigned());
+                    is_written = true;
                 }
             }
             _ => out.extend_from_slice(field.raw),
@@ -183,6 +203,30 @@ mod tests {
     }
 
     #[test]
+    fn the_tasks_version_takes_the_place_of_the_first() {
+        let later = message(&[(99, "later")]);
+        let with = |versions: &[u8]| [&later, versions, &later].concat();
+        let cases: [(&[u8], i64, &[u8]); 6] = [
+            (&[0x10, 7], 3, &[0x10, 3]),
+            (&[0x10, 7], 300, &[0x10, 0xac, 2]),
+            (&[0x10, 0x87, 0x80, 0], 3, &[0x10, 3]),
+            (&[0x10, 7, 0x10, 8], 3, &[0x10, 3]),
+            (&[0x10, 7, 0x10, 8], 0, &[]),
+            (&[], 3, &[]),
+        ];
+        for (before, version, after) in cases {
+            assert_eq!(tasks_version(&with(before), version), Ok(with(after)), "{before:02x?}");
+        }
+    }
+
+    #[test]
+    fn the_recorded_version_is_replaced() {
+        let recorded = exchange("fetch-task-empty").response.body();
+        assert_eq!(tasks_version(&recorded, 5), Ok(vec![0x10, 5]));
+        assert_eq!(tasks_version(&recorded, 0), Ok(vec![]));
+    }
+
+    #[test]
     fn malformed_bodies_are_refused() {
         let bad: [&[u8]; 7] = [
             &[0x80],          // a key with no end
@@ -197,6 +241,7 @@ mod tests {
             let error = register_request(body, "t", "l").unwrap_err();
             assert_eq!(error.code, Code::InvalidArgument, "{body:02x?}");
             assert!(without_label(body, "l").is_err(), "{body:02x?}");
+            assert!(tasks_version(body, 1).is_err(), "{body:02x?}");
             assert!(without_label(&response(body), "l").is_err(), "{body:02x?}");
         }
     }

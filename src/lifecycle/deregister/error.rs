@@ -87,7 +87,9 @@ pub(in crate::lifecycle) fn call_failed(error: CallError) -> DeregisterError {
 pub(in crate::lifecycle) fn rest_failed(error: RestError) -> DeregisterError {
     match error {
         RestError::Unreachable(error) => DeregisterError::Unreachable(error.to_string()),
-        RestError::Unexpected(..) => DeregisterError::Unreachable(error.to_string()),
+        RestError::Unexpected(..) | RestError::Busy { .. } => {
+            DeregisterError::Unreachable(error.to_string())
+        }
         RestError::NoToken { .. }
         | RestError::Unauthorized { .. }
         | RestError::Forbidden { .. } => DeregisterError::Refused(error.to_string()),

@@ -8,6 +8,9 @@ use hyper::http::uri::Authority;
 use hyper_util::client::legacy;
 use rustls::{CertificateError, InvalidMessage};
 
+/// A caller that waits for less learns nothing of Gitea, which may just be busy.
+const TELLING: Duration = Duration::from_secs(2);
+
 /// A request that got no answer. Its text is a sentence for the log and names what to check.
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
@@ -16,7 +19,9 @@ pub struct UpstreamError {
     pub kind: UpstreamErrorKind,
     /// False only where it is certain that no byte of the request went out.
     pub sent: bool,
-    /// What lies beneath; `None` for a time-out.
+    /// How long Gitea is left alone yet, where that is why.
+    pub retry_after: Option<Duration>,
+    /// What lies beneath; `None` where the broker itself gave up.
     #[source]
     pub source: Option<legacy::Error>,
     sentence: String,
@@ -35,14 +40,23 @@ pub enum UpstreamErrorKind {
     Timeout,
     /// The connection ended before the answer.
     Reset,
-    /// The answer is not HTTP.
+    /// What came is not HTTP, or is not Gitea's answer: the page of a proxy, say.
     Protocol,
+    /// Gitea gave no answer lately and is left alone for a moment.
+    Open,
 }
 
 impl UpstreamErrorKind {
     /// All of them, so that metrics begin at zero.
-    pub const ALL: [Self; 6] =
-        [Self::Dns, Self::Connect, Self::Tls, Self::Timeout, Self::Reset, Self::Protocol];
+    pub const ALL: [Self; 7] = [
+        Self::Dns,
+        Self::Connect,
+        Self::Tls,
+        Self::Timeout,
+        Self::Reset,
+        Self::Protocol,
+        Self::Open,
+    ];
 
     /// The word for it in metrics and in the log.
     #[must_use]
@@ -54,6 +68,7 @@ impl UpstreamErrorKind {
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Protocol => "protocol",
+            Self::Open => "open",
         }
     }
 }
@@ -65,7 +80,29 @@ impl UpstreamError {
             "no answer from {gitea} within {limit:?}: is Gitea overloaded, or does a firewall swallow \
              the connection?"
         );
-        Self { kind: UpstreamErrorKind::Timeout, sent, source: None, sentence }
+        Self { kind: UpstreamErrorKind::Timeout, sent, retry_after: None, source: None, sentence }
+    }
+
+    /// Gitea is left alone for that long yet.
+    pub(super) fn open(gitea: &Authority, wait: Duration) -> Self {
+        let sentence = format!(
+            "{gitea} answered none of the last requests, so it is asked again only in a moment: is \
+             Gitea up, and is gitea.url its address?"
+        );
+        let kind = UpstreamErrorKind::Open;
+        Self { kind, sent: false, retry_after: Some(wait), source: None, sentence }
+    }
+
+    /// Whether Gitea gave no sign of life, as far as a caller that waited for `limit` can tell. A connection
+    /// that breaks is one, and so is an answer in no language.
+    pub(super) fn is_silence(&self, limit: Duration) -> bool {
+        match self.kind {
+            UpstreamErrorKind::Dns | UpstreamErrorKind::Connect | UpstreamErrorKind::Tls => true,
+            UpstreamErrorKind::Timeout => self.source.is_some() || limit >= TELLING,
+            UpstreamErrorKind::Reset | UpstreamErrorKind::Protocol | UpstreamErrorKind::Open => {
+                false
+            }
+        }
     }
 
     /// Whether the fault lies with the request's own body, which broke off or could not be read.
@@ -81,7 +118,7 @@ impl UpstreamError {
         let unwritten =
             error.is_connect() || cause::<hyper::Error>(&error).is_some_and(|e| e.is_canceled());
         let (kind, sentence) = tell(gitea, &error);
-        Self { kind, sent: !unwritten, source: Some(error), sentence }
+        Self { kind, sent: !unwritten, retry_after: None, source: Some(error), sentence }
     }
 }
 

@@ -2,6 +2,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 
+use bytes::Bytes;
 use hyper::{Method, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -53,12 +54,10 @@ async fn passes_the_path_and_names_the_host() {
     })
     .await;
     let upstream = upstream(&format!("http://{}/sub", server.address));
-    assert!(!upstream.is_up());
     let response = upstream.send(post(&upstream), LIMIT).await.unwrap();
     let body = read_limited(response.into_body(), 1000, LIMIT).await.unwrap();
     let expected = format!("HTTP/1.1 /sub/a%2Fb?c=d {:?} b\"body\"", server.address.to_string());
     assert_eq!(body, expected);
-    assert!(upstream.is_up());
 }
 
 #[tokio::test]
@@ -134,6 +133,28 @@ async fn a_refused_connection_sent_nothing() {
         assert!(said.contains("is Gitea up") && said.contains("refused"), "{said}");
     }
     assert!(!upstream.is_up());
+}
+
+#[test]
+fn only_silence_counts_and_only_of_who_could_hear() {
+    let gitea = Authority::from_static("gitea:3000");
+    let too_slow = |limit| UpstreamError::too_slow(&gitea, limit, true);
+    for (limit, counts) in [(10, false), (1999, false), (2000, true), (4999, true)] {
+        let limit = Duration::from_millis(limit);
+        assert_eq!(too_slow(limit).is_silence(limit), counts, "{limit:?}");
+    }
+    for (kind, counts) in [
+        (UpstreamErrorKind::Dns, true),
+        (UpstreamErrorKind::Connect, true),
+        (UpstreamErrorKind::Tls, true),
+        (UpstreamErrorKind::Reset, false),
+        (UpstreamErrorKind::Protocol, false),
+        (UpstreamErrorKind::Open, false),
+    ] {
+        let mut error = too_slow(LIMIT);
+        error.kind = kind;
+        assert_eq!(error.is_silence(Duration::ZERO), counts, "{kind:?}");
+    }
 }
 
 #[tokio::test]
