@@ -119,7 +119,6 @@ impl Lifecycle {
         if !gitea_answers {
             return;
         }
-        let gauge = self.metrics.api_token_valid.with_label_values(&[scope.to_string()]);
         let probe = self.gitea.probe(scope).await;
         // Only an answer tells something about the token.
         let valid = match &probe {
@@ -127,6 +126,7 @@ impl Lifecycle {
             Err(RestError::Unauthorized { .. } | RestError::Forbidden { .. }) => false,
             Err(_) => return,
         };
+        let gauge = self.metrics.api_token_valid.with_label_values(&[scope.to_string()]);
         gauge.set(i64::from(valid));
         if self.set_api_token_valid(scope, Some(valid)) != Some(valid) {
             match probe {

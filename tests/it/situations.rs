@@ -2,7 +2,7 @@
 //! goes on by itself afterwards.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::StatusCode;
 use runner_broker::broker::{Reason, RecordState};
@@ -102,12 +102,16 @@ async fn nothing_of_others_goes(gitea: &StandInGitea, broker: &Broker, runners: 
 async fn restored_from_a_backup_ids_of_others_are_let_be_and_all_go_on_when_it_is_undone() {
     let gitea = gitea();
     let site = Site::new(&gitea);
-    let broker = Broker::start_with(&site, Timing { lost: Duration::ZERO, ..quick() }).await;
+    let lost = Duration::from_millis(500);
+    let broker = Broker::start_with(&site, Timing { lost, ..quick() }).await;
     let before = gitea.backup();
     let runners = three(&broker).await;
     let after = gitea.backup();
     gitea.restore(&before);
     strangers(&gitea, &runners);
+    all_are_told_to_wait(&broker, &runners).await;
+    let since = Instant::now();
+    eventually("one alone would be given up", async || since.elapsed() > lost).await;
     all_are_told_to_wait(&broker, &runners).await;
     nothing_of_others_goes(&gitea, &broker, &runners).await;
     assert_eq!(strangers_left(&gitea), 3);
