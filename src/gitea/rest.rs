@@ -81,6 +81,23 @@ pub enum RestError {
     Unexpected(StatusCode, String),
 }
 
+impl RestError {
+    /// Whether trying again may help with nothing set anew; with the wait that was asked for, where one was.
+    #[must_use]
+    pub fn passes_after(&self) -> Option<Option<Duration>> {
+        match self {
+            Self::Unreachable(error) => Some(error.retry_after),
+            Self::Busy { retry_after, .. } => Some(Some(*retry_after)),
+            // A 404 or 405 is Gitea's way of saying that it has no such call, or no such scope.
+            Self::Unexpected(status, _) => {
+                let no_such = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
+                (!no_such.contains(status)).then_some(None)
+            }
+            Self::NoToken { .. } | Self::Unauthorized { .. } | Self::Forbidden { .. } => None,
+        }
+    }
+}
+
 /// What came of a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteAnswer {
@@ -229,10 +246,10 @@ impl GiteaClient {
         };
         let mut answer = self.send(method, path, Some(authorization), json).await?;
         answer.hide(&token);
-        match answer.status {
-            StatusCode::UNAUTHORIZED => Err(RestError::Unauthorized { setting, needs }),
-            StatusCode::FORBIDDEN => {
-                let text = message(&answer).unwrap_or_else(|| "nothing".into());
+        // What a proxy says without Gitea's words tells nothing of the token.
+        match (answer.status, message(&answer)) {
+            (StatusCode::UNAUTHORIZED, Some(_)) => Err(RestError::Unauthorized { setting, needs }),
+            (StatusCode::FORBIDDEN, Some(text)) => {
                 Err(RestError::Forbidden { text, setting, needs })
             }
             _ => Ok(answer),

@@ -435,12 +435,15 @@ impl Lifecycle {
         let (name, scope) = (&intent.key.name, &intent.scope);
         if let RestError::Unreachable(failure) = error {
             self.metrics.upstream_error(failure.kind);
-            warn!(runner = name, reason = %failure, "registration failed: Gitea cannot be reached");
+        }
+        if let Some(retry_after) = error.passes_after() {
+            warn!(runner = name, %scope, %error, "registration failed: Gitea gives out no registration token");
             let text = format!(
-                "Gitea cannot be reached by the broker at the moment ({failure}); \
-                 the runner was not registered: try again"
+                "the broker gets no registration token for scope {scope} from Gitea at the moment \
+                 ({error}); the runner was not registered: try again"
             );
-            return (Outcome::Unreachable, ConnectError::new(Code::Unavailable, text));
+            let error = ConnectError::new(Code::Unavailable, text).after(retry_after);
+            return (Outcome::Unreachable, error);
         }
         error!(
             runner = name,

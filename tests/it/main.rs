@@ -41,6 +41,7 @@ mod scripted;
 mod secrets;
 mod shutdown;
 mod signals;
+mod situations;
 mod streaming;
 mod support;
 mod systemd;
