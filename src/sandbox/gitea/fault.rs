@@ -64,6 +64,9 @@ pub enum Effect {
     Stall,
     /// Waits until the gate is opened, then goes on.
     Gate(Gate),
+    /// Acts once more and answers what that gives, like a proxy that repeats a request. Has no effect
+    /// where bodies stream.
+    Doubled,
 }
 
 /// An answer that a rule gives.

@@ -224,6 +224,15 @@ enum End {
     Close,
 }
 
+/// What the rules did to a request that goes on.
+enum Suffered {
+    Nothing,
+    /// It acts once more.
+    Doubled,
+    /// This is in place of the right answer.
+    Answer(Reply),
+}
+
 impl Host {
     /// Runs it until the server goes down.
     fn spawn<T: Send + 'static>(
@@ -302,12 +311,14 @@ impl Host {
         let path = path.map(Cow::into_owned);
         if let Some(path) = path.as_deref().filter(|path| extra::is_streamed(path)) {
             shared.journal.completed(number, &Bytes::new());
-            if let Some(answer) = self.suffer(&head, path, When::BeforeActing).await? {
+            if let Suffered::Answer(answer) = self.suffer(&head, path, When::BeforeActing).await? {
                 return Ok(answer);
             }
             let reply = extra::answer(&head, path, body).await.map_err(|_| End::Close)?;
-            let spoilt = self.suffer(&head, path, When::AfterActing).await?;
-            return Ok(spoilt.unwrap_or(reply));
+            return Ok(match self.suffer(&head, path, When::AfterActing).await? {
+                Suffered::Answer(spoilt) => spoilt,
+                Suffered::Nothing | Suffered::Doubled => reply,
+            });
         }
         let body = body.collect().await.map_err(|_| End::Close)?.to_bytes();
         shared.journal.completed(number, &body);
@@ -319,18 +330,27 @@ impl Host {
     }
 
     async fn act(&self, head: &Parts, path: &str, body: &Bytes) -> Result<Reply, End> {
-        if let Some(answer) = self.suffer(head, path, When::BeforeActing).await? {
-            return Ok(answer);
+        let act = || {
+            rpc::answer(&self.shared, head, path, body)
+                .or_else(|| rest::answer(&self.shared, head, path, body))
+                .unwrap_or_else(not_found)
+        };
+        match self.suffer(head, path, When::BeforeActing).await? {
+            Suffered::Answer(answer) => return Ok(answer),
+            Suffered::Doubled => drop(act()),
+            Suffered::Nothing => {}
         }
-        let reply = rpc::answer(&self.shared, head, path, body)
-            .or_else(|| rest::answer(&self.shared, head, path, body))
-            .unwrap_or_else(not_found);
-        let spoilt = self.suffer(head, path, When::AfterActing).await?;
-        Ok(spoilt.unwrap_or(reply))
+        let reply = act();
+        Ok(match self.suffer(head, path, When::AfterActing).await? {
+            Suffered::Answer(spoilt) => spoilt,
+            Suffered::Doubled => act(),
+            Suffered::Nothing => reply,
+        })
     }
 
-    /// Applies the rules that match; an answer that one of them gives is in place of the right one.
-    async fn suffer(&self, head: &Parts, path: &str, when: When) -> Result<Option<Reply>, End> {
+    /// Applies the rules that match.
+    async fn suffer(&self, head: &Parts, path: &str, when: When) -> Result<Suffered, End> {
+        let mut suffered = Suffered::Nothing;
         let mut passed = 0;
         while let Some((id, effect)) = self.shared.faults.take(passed, &head.method, path, when) {
             passed = id;
@@ -340,6 +360,7 @@ impl Host {
                 Effect::Close => return Err(End::Close),
                 Effect::Stall => std::future::pending().await,
                 Effect::Gate(gate) => gate.pass().await,
+                Effect::Doubled => suffered = Suffered::Doubled,
                 Effect::Answer(answer) => {
                     let mut reply = bare(answer.status, answer.body);
                     for (name, value) in answer.headers {
@@ -347,10 +368,10 @@ impl Host {
                             reply.headers_mut().append(name, value);
                         }
                     }
-                    return Ok(Some(reply));
+                    return Ok(Suffered::Answer(reply));
                 }
             }
         }
-        Ok(None)
+        Ok(suffered)
     }
 }

@@ -230,10 +230,23 @@ impl State {
 
     /// The runners that a scope's pages show, in the order of Gitea's lists.
     pub(super) fn runners(&self, now: Moment, scope: &Scope) -> Vec<RunnerView> {
+        self.page(now, scope, 0, usize::MAX).0
+    }
+
+    /// Some of them, and how many there are.
+    pub(super) fn page(
+        &self,
+        now: Moment,
+        scope: &Scope,
+        skipped: usize,
+        limit: usize,
+    ) -> (Vec<RunnerView>, usize) {
         let mut shown: Vec<&Runner> =
             self.runners.values().filter(|runner| shows(scope, &runner.scope)).collect();
         shown.sort_by_key(|runner| std::cmp::Reverse((runner.called, runner.id)));
-        shown.into_iter().map(|runner| runner.view(now)).collect()
+        let total = shown.len();
+        let page = shown.into_iter().skip(skipped).take(limit);
+        (page.map(|runner| runner.view(now)).collect(), total)
     }
 
     pub(super) fn runner(&self, now: Moment, scope: &Scope, id: i64) -> Option<RunnerView> {
