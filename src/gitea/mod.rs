@@ -21,7 +21,7 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 
 pub use self::error_text::RegisterRefusal;
-pub use self::list::{RunnerPage, Search};
+pub use self::list::Listing;
 pub use self::rest::{DeleteAnswer, RestError, RestRunner, SwitchAnswer};
 pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};
 pub(crate) use self::scope::escape;

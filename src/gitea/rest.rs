@@ -1,6 +1,7 @@
 //! The REST API, as an administrator would use it.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{
@@ -69,6 +70,14 @@ pub enum RestError {
     Unexpected(StatusCode, String),
 }
 
+impl RestError {
+    /// How long Gitea, or something in front of it, asks to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+}
+
 /// What came of a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteAnswer {
@@ -94,6 +103,9 @@ pub enum SwitchAnswer {
 pub struct RestRunner {
     /// Gitea's id of the row.
     pub id: i64,
+    /// The display name.
+    #[serde(default)]
+    pub name: String,
     /// Bare names of its labels.
     #[serde(default, deserialize_with = "label_names")]
     pub labels: Vec<String>,
@@ -122,7 +134,8 @@ impl GiteaClient {
         let path = format!("{}/{id}", runners_path(scope));
         let answer = self.rest(Method::DELETE, scope, &path, None).await?;
         match answer.status {
-            status if status.is_success() => Ok(DeleteAnswer::Deleted),
+            // Any other success is a page of something in front of Gitea.
+            StatusCode::NO_CONTENT => Ok(DeleteAnswer::Deleted),
             StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(DeleteAnswer::NotFound),
             _ => Err(unexpected(&answer)),
         }
