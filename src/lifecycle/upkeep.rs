@@ -101,6 +101,7 @@ impl Lifecycle {
                         info!("Gitea answers");
                         self.declare_soon();
                         self.look_at_leases();
+                        self.settle_soon();
                     }
                     Err(error) => warn!(%error, "Gitea does not answer"),
                 }

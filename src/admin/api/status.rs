@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 
 use crate::admin::Admin;
-use crate::admin::hints::hints;
+use crate::admin::hints::{hints, strays};
 use crate::admin::view::{Addresses, ApiToken, EnrollmentTokens, Gitea, Status, Store};
 use crate::broker::token::{Origin, State as Stands};
 use crate::config::Scope;
@@ -53,6 +53,7 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
     let declared = tokens.iter().any(|now| now.token.origin == Origin::Declared)
         || !settings.runners.is_empty();
     status.hints = hints(&status, token_scope(&settings.gitea.default.scope), declared);
+    status.hints.extend(strays(&lifecycle.strays()));
     let troubles = lifecycle.declared_troubles();
     status.hints.extend(troubles.iter().map(|trouble| format!("declared runner {trouble}")));
     Json(status)
