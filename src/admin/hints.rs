@@ -5,6 +5,10 @@ use std::collections::BTreeSet;
 use super::view::{ApiToken, Status};
 use crate::config::Scope;
 use crate::gitea::token_scope;
+use crate::lifecycle::Stray;
+
+/// How many ids a hint names.
+const SHOWN_IDS: usize = 20;
 
 /// A sentence for each thing that is not as it should be, the worst first. `served` are the scopes of
 /// `status`, in their order; `missing` is what Gitea cannot do with an API token; `declared`: the settings
@@ -125,6 +129,27 @@ fn works(token: ApiToken) -> bool {
     matches!(token, ApiToken::Valid | ApiToken::Unknown)
 }
 
+/// What to do about runners that show the label of another broker's registration; none where there are none.
+pub(super) fn strays(strays: &[Stray]) -> Option<String> {
+    let shown: Vec<_> = strays.iter().take(SHOWN_IDS).map(|one| one.id.to_string()).collect();
+    let more = match strays.len().saturating_sub(SHOWN_IDS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let ids = shown.join(", ");
+    match strays.len() {
+        0 => None,
+        1 => Some(format!(
+            "one of the runners in Gitea shows the label of a registration that this broker does not know \
+             (id {ids}): if no other broker serves this Gitea, delete it there"
+        )),
+        count => Some(format!(
+            "{count} of the runners in Gitea show the label of a registration that this broker does not know \
+             (ids {ids}{more}): if no other broker serves this Gitea, delete them there"
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -204,6 +229,22 @@ mod tests {
         for (hint, word) in hints.iter().zip(words) {
             assert!(hint.contains(word), "{hint}");
         }
+    }
+
+    #[test]
+    fn strays_are_named_by_their_ids() {
+        let stray = |id| Stray {
+            scope: crate::config::Scope::Instance,
+            id,
+            name: "one".into(),
+            label: "rb-intent-1".into(),
+        };
+        assert_eq!(super::strays(&[]), None);
+        assert!(super::strays(&[stray(7)]).unwrap().contains("(id 7)"));
+        assert!(super::strays(&[stray(7), stray(8)]).unwrap().contains("(ids 7, 8)"));
+        let many: Vec<_> = (1..=33).map(stray).collect();
+        let hint = super::strays(&many).unwrap();
+        assert!(hint.starts_with("33 of") && hint.contains(", 20 and 13 more)"), "{hint}");
     }
 
     #[test]

@@ -72,8 +72,12 @@ impl Lost {
         self.is_in_doubt() && !std::mem::replace(&mut self.told, true)
     }
 
-    /// Whether the REST API is to be asked now: once in `every` at most. It counts as asked from here on.
+    /// Whether the REST API is to be asked now: once in `every` at most, and not while Gitea is in doubt, when
+    /// nothing hangs on its answer and many would ask. It counts as asked from here on.
     pub fn asks(&mut self, id: RecordId, now: Instant, every: Duration) -> bool {
+        if self.is_in_doubt() {
+            return false;
+        }
         let Some(one) = self.runners.get_mut(&id) else { return false };
         let due = one.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= every);
         if due {
@@ -167,6 +171,11 @@ mod tests {
         assert!(lost.asks(A, start, every));
         assert!(!lost.asks(A, start + every / 2, every));
         assert!(lost.asks(A, start + every, every));
+        lost.add(B, start);
+        assert!(!lost.asks(A, start + 9 * every, every), "Gitea is in doubt");
+        assert!(!lost.asks(B, start + 9 * every, every));
+        lost.remove(B, start);
+        assert!(lost.asks(A, start + 9 * every, every));
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -8,6 +8,7 @@ pub mod forwarded;
 pub mod lease;
 pub mod limiter;
 pub mod lost;
+pub mod orphan;
 pub mod policy;
 pub mod poll;
 pub mod registration;

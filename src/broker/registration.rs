@@ -48,4 +48,10 @@ impl Intent {
     pub fn label(&self) -> String {
         format!("{INTENT_LABEL_PREFIX}{}", self.nonce)
     }
+
+    /// The nonce that a label tells, where it is one of these.
+    #[must_use]
+    pub fn nonce_of(label: &str) -> Option<&str> {
+        label.strip_prefix(INTENT_LABEL_PREFIX)
+    }
 }

@@ -28,7 +28,7 @@ use hyper::header::HeaderValue;
 pub use self::abilities::{Abilities, Minting, Skew};
 pub(crate) use self::answer::describe;
 pub use self::error_text::{RegisterRefusal, is_unregistered};
-pub use self::list::{RunnerPage, Search};
+pub use self::list::Listing;
 pub use self::rest::{DeleteAnswer, RestError, RestRunner, SwitchAnswer};
 pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};
 pub(crate) use self::scope::escape;

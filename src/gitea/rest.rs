@@ -96,6 +96,12 @@ impl RestError {
             Self::NoToken { .. } | Self::Unauthorized { .. } | Self::Forbidden { .. } => None,
         }
     }
+
+    /// How long Gitea, or something in front of it, asks to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.passes_after().flatten()
+    }
 }
 
 /// What came of a deletion.
@@ -123,6 +129,9 @@ pub enum SwitchAnswer {
 pub struct RestRunner {
     /// Gitea's id of the row.
     pub id: i64,
+    /// The display name.
+    #[serde(default)]
+    pub name: String,
     /// Bare names of its labels.
     #[serde(default, deserialize_with = "label_names")]
     pub labels: Vec<String>,
@@ -151,7 +160,8 @@ impl GiteaClient {
         let path = format!("{}/{id}", runners_path(scope));
         let answer = self.rest(Method::DELETE, scope, &path, None).await?;
         match answer.status {
-            status if status.is_success() => Ok(DeleteAnswer::Deleted),
+            // Any other success is a page of something in front of Gitea.
+            StatusCode::NO_CONTENT => Ok(DeleteAnswer::Deleted),
             StatusCode::NOT_FOUND if message(&answer).is_some() => Ok(DeleteAnswer::NotFound),
             status => {
                 if status == StatusCode::METHOD_NOT_ALLOWED {

@@ -338,11 +338,12 @@ async fn rest_answers_are_read_as_recorded() {
     let scope = Scope::Instance;
     assert_eq!(client.delete_runner(&scope, 5).await.unwrap(), DeleteAnswer::Deleted);
     assert_eq!(client.delete_runner(&scope, 9).await.unwrap(), DeleteAnswer::NotFound);
-    let page = client.list_page(&scope, 1).await.unwrap();
-    assert_eq!((page.runners.len(), page.total_count), (5, 5));
-    assert_eq!(client.find_by_label(&scope, "host").await.unwrap(), Search::Found(vec![5, 7, 6]));
-    let absent = client.find_by_label(&scope, "rb-intent-1").await.unwrap();
-    assert_eq!(absent, Search::Absent { steady: true });
+    let Listing { runners, complete } = client.list_all(&scope).await.unwrap();
+    assert!(complete);
+    assert_eq!(runners.len(), 5);
+    let labelled = runners.iter().filter(|one| one.labels.iter().any(|label| label == "host"));
+    assert_eq!(labelled.map(|one| one.id).collect::<Vec<_>>(), [5, 6, 7]);
+    assert!(runners.iter().all(|one| !one.name.is_empty()));
     client.probe(&scope).await.unwrap();
 }
 
@@ -395,40 +396,91 @@ async fn a_rest_api_that_takes_no_more_says_how_long_to_wait() {
     }
 }
 
-/// Answers page after page what the test says: ids and the total. A runner of id 100 has the label.
-async fn paged(pages: &'static [(&'static [i64], usize)]) -> Search {
-    let asked = Mutex::new(0);
+/// Answers page after page what the test says: ids and the total. What is `None` cannot be read. Returns what
+/// was listed, or asked for in vain, and the pages that were asked for.
+async fn paged(pages: &'static [Option<(&'static [i64], usize)>]) -> (Result<Listing, ()>, String) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&asked);
     let (_server, client) = served(move |request| {
-        let mut asked = asked.lock().unwrap();
-        let (ids, total) = pages[*asked];
-        *asked += 1;
-        assert_eq!(request.uri().query(), Some(format!("page={asked}&limit=50").as_str()));
-        let runners: Vec<_> = ids
-            .iter()
-            .map(|id| {
-                let label = if *id == 100 { "wanted" } else { "host" };
-                serde_json::json!({"id": id, "labels": [{"name": label}]})
-            })
-            .collect();
+        let mut asked = kept.lock().unwrap();
+        let query = request.uri().query().unwrap();
+        asked.push(query.replace("page=", "").replace("&limit=", "/"));
+        let Some((ids, total)) = pages.get(asked.len() - 1).copied().flatten() else {
+            return answer(200, "application/json", "{\"runners\": [{\"id\": ");
+        };
+        let runners: Vec<_> = ids.iter().map(|id| serde_json::json!({"id": id})).collect();
         let page = serde_json::json!({"runners": runners, "total_count": total});
         answer(200, "application/json", page.to_string())
     })
     .await;
-    client.find_by_label(&Scope::Instance, "wanted").await.unwrap()
+    let listed = client.list_all(&Scope::Instance).await.map_err(drop);
+    let asked = asked.lock().unwrap().join(" ");
+    (listed, asked)
 }
 
 #[tokio::test]
-async fn only_a_list_that_stood_still_proves_absence() {
-    let steady = Search::Absent { steady: true };
-    let moved = Search::Absent { steady: false };
-    assert_eq!(paged(&[(&[], 0)]).await, steady);
-    assert_eq!(paged(&[(&[1, 2], 3), (&[3], 3)]).await, steady);
-    // One was deleted and another added: the second page repeats a runner and hides one.
-    assert_eq!(paged(&[(&[1, 2], 3), (&[2], 3)]).await, moved);
-    assert_eq!(paged(&[(&[1, 2], 4), (&[3], 3)]).await, moved);
-    assert_eq!(paged(&[(&[1, 2], 4), (&[3], 4), (&[], 4)]).await, moved);
-    assert_eq!(paged(&[(&[100, 1], 3), (&[100], 3)]).await, Search::Found(vec![100]));
-    assert_eq!(paged(&[(&[1, 2], 3), (&[100], 3)]).await, Search::Found(vec![100]));
+async fn a_list_that_moves_is_read_again_and_not_for_ever() {
+    let ids = |listed: Result<Listing, ()>| {
+        let Listing { runners, complete } = listed.unwrap();
+        (runners.iter().map(|one| one.id).collect::<Vec<_>>(), complete)
+    };
+    let (listed, asked) = paged(&[Some((&[], 0))]).await;
+    assert_eq!((ids(listed), &*asked), ((vec![], true), "1/50"));
+    let (listed, asked) = paged(&[Some((&[2, 1], 2))]).await;
+    assert_eq!((ids(listed), &*asked), ((vec![1, 2], true), "1/50"));
+    const TWO: Option<(&[i64], usize)> = Some((&[1, 2], 3));
+    let (listed, asked) = paged(&[TWO, Some((&[3], 3)), TWO, Some((&[3], 3))]).await;
+    assert_eq!((ids(listed), &*asked), ((vec![1, 2, 3], true), "1/50 2/2 1/50 2/2"));
+    // One is hidden, every time.
+    let (listed, asked) = paged(&[TWO; 10]).await;
+    assert_eq!(ids(listed), (vec![1, 2], false));
+    assert_eq!(asked.split(' ').count(), 10, "{asked}");
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_read_is_asked_for_in_smaller_ones() {
+    let (listed, asked) = paged(&[None, None, Some((&[7], 1))]).await;
+    assert_eq!(asked, "1/50 1/10 1/1");
+    assert!(listed.unwrap().complete);
+    let (listed, asked) = paged(&[None]).await;
+    assert_eq!((listed, &*asked), (Err(()), "1/50 1/10 1/1"));
+}
+
+#[tokio::test]
+async fn few_runners_are_asked_for_by_id_and_many_by_the_list() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&asked);
+    let (_server, client) = served(move |request| {
+        let target = request.uri().path_and_query().unwrap().as_str();
+        let target = target.strip_prefix("/sub/api/v1/admin/actions/runners").unwrap();
+        kept.lock().unwrap().push(target.to_owned());
+        let shown = |id: usize| serde_json::json!({"id": id, "status": "online"});
+        if target == "/404" {
+            return answer(404, "application/json", r#"{"message":"Runner not found"}"#);
+        }
+        if let Some(id) = target.strip_prefix('/') {
+            return answer(200, "application/json", shown(id.parse().unwrap()).to_string());
+        }
+        let page: usize = target.split(['=', '&']).nth(1).unwrap().parse().unwrap();
+        let runners: Vec<_> = (1..=150).skip((page - 1) * 50).take(50).map(shown).collect();
+        let body = serde_json::json!({"runners": runners, "total_count": 150});
+        answer(200, "application/json", body.to_string())
+    })
+    .await;
+    let targets = async |ids: &[i64]| {
+        let ids = ids.iter().copied().collect();
+        let mut shown: Vec<_> = client.show_runners(&Scope::Instance, &ids).await.unwrap();
+        shown.sort_by_key(|one| one.id);
+        let shown: Vec<_> = shown.iter().map(|one| one.id).collect();
+        (shown, asked.lock().unwrap().drain(..).collect::<Vec<_>>())
+    };
+    assert_eq!(targets(&[]).await, (vec![], vec![]));
+    let first = "?page=1&limit=50".to_owned();
+    assert_eq!(targets(&[3, 1]).await, (vec![1, 3], vec![first.clone()]));
+    assert_eq!(targets(&[3, 120]).await, (vec![3, 120], vec![first.clone(), "/120".into()]));
+    assert_eq!(targets(&[404]).await, (vec![], vec![first, "/404".into()]));
+    let (shown, asked) = targets(&[60, 110, 120, 130]).await;
+    assert_eq!((shown, asked.len()), (vec![60, 110, 120, 130], 4), "the first page twice");
 }
 
 #[tokio::test]

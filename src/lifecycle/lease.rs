@@ -292,13 +292,15 @@ impl Lifecycle {
         if !runner_file::dial_elsewhere(&self.settings.load()) {
             return;
         }
-        let listed = match self.gitea.list_all(scope).await {
-            Ok(listed) => listed,
-            Err(error) => return debug!(%error, %scope, "Gitea's list of runners cannot be read"),
+        let mut lives = self.roster.all();
+        lives.retain(|live| live.scope() == *scope && live.id() != 0);
+        let ids = lives.iter().map(|live| live.id()).collect();
+        let shown = match self.gitea.show_runners(scope, &ids).await {
+            Ok(shown) => shown,
+            Err(error) => return debug!(%error, %scope, "Gitea does not show the runners"),
         };
-        let shown: HashMap<_, _> =
-            listed.iter().map(|runner| (runner.id, runner.shown())).collect();
-        for live in self.roster.all().into_iter().filter(|live| live.scope() == *scope) {
+        let shown: HashMap<_, _> = shown.iter().map(|runner| (runner.id, runner.shown())).collect();
+        for live in lives {
             let Some(shown) = shown.get(&live.id()) else { continue };
             let before = live.presence();
             let spoke = live.spoke();

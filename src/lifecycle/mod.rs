@@ -26,6 +26,7 @@ mod roll_back;
 mod roster;
 mod runner_file;
 mod settle;
+mod sweep;
 mod tokens;
 mod upkeep;
 mod wake;
@@ -51,6 +52,7 @@ pub use live::{Live, Upstream};
 pub(crate) use random::random_hex;
 pub use register::Registration;
 pub use roster::Roster;
+pub use sweep::Stray;
 pub use tokens::{By, Issued, TokenError, TokenNow};
 pub use upkeep::{STATES, UNCLEAR};
 
@@ -84,6 +86,8 @@ pub struct Timing {
     pub flush: Duration,
     /// How often Gitea and the API token are tried.
     pub probe: Duration,
+    /// How often Gitea's lists are looked through for what nobody has credentials for.
+    pub sweep: Duration,
     /// How long a runner is kept that Gitea says it does not know. The REST API is asked six times in it.
     pub lost: Duration,
 }
@@ -97,6 +101,7 @@ impl Default for Timing {
             retry: Duration::from_secs(1),
             flush: Duration::from_secs(2),
             probe: Duration::from_secs(30),
+            sweep: Duration::from_secs(15 * 60),
             lost: Duration::from_secs(60),
         }
     }
@@ -123,6 +128,7 @@ pub struct Lifecycle {
     /// Runners that are being registered anew.
     reviving: AtomicUsize,
     unsettled: Mutex<Vec<Unsettled>>,
+    strays: Mutex<sweep::Strays>,
     /// Something is to be settled.
     wake: Notify,
     /// A registration or a task ended, or a runner left or is no more.
@@ -181,6 +187,7 @@ impl Lifecycle {
             running: TaskTracker::new(),
             reviving: AtomicUsize::new(0),
             unsettled: Mutex::default(),
+            strays: Mutex::default(),
             wake: Notify::new(),
             moved: Notify::new(),
             pressing: Notify::new(),

@@ -2,31 +2,84 @@
 //! background, with growing waits, until Gitea has told.
 //!
 //! An orphan (Gitea acted, the answer was lost or the broker died) is known by the label of its intent
-//! and by nothing else. Nobody has its credentials, so its label stays: a list of Gitea's runners that
-//! did not move while it was read, and shows no such label, proves that there is none.
+//! and by nothing else. Nobody has its credentials, so its label stays: a complete list of Gitea's runners
+//! that shows no such label, read when Gitea had long given up, proves that there is none and that none
+//! comes. Until then, every row that shows it is deleted.
 
-use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tokio::time::timeout_at;
 
 use super::Lifecycle;
 use super::deregister::Force;
+use super::sweep::Lists;
 use crate::broker::{Intent, Reason};
 use crate::config::Scope;
-use crate::gitea::{DeleteAnswer, RestError, Search};
-use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// A registration of which it is not known whether Gitea acted.
 #[derive(Clone)]
 pub(super) struct Unsettled {
-    intent: Intent,
+    pub(super) intent: Intent,
     /// When it was last possible that Gitea still worked on it.
-    since: Instant,
+    pub(super) since: Instant,
+}
+
+/// When something is tried: after growing waits, or when there is something new.
+pub(super) struct Turn {
+    /// `None`: when there is something new.
+    next: Option<Instant>,
+    /// Not even then before this.
+    rests_until: Instant,
+    /// Something was left the last time.
+    left: bool,
+    wait: Duration,
+    first_wait: Duration,
+}
+
+impl Turn {
+    /// It is tried at once.
+    pub(super) fn new(first_wait: Duration) -> Self {
+        let now = Instant::now();
+        Self { next: Some(now), rests_until: now, left: false, wait: first_wait, first_wait }
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.next.is_some_and(|next| next <= Instant::now())
+    }
+
+    /// Whether something new is a reason to try.
+    pub(super) fn waits(&self) -> bool {
+        self.left || self.next.is_none()
+    }
+
+    /// It is tried as soon as may be, and again after short waits.
+    pub(super) fn now(&mut self) {
+        self.wait = self.first_wait;
+        self.next = Some(self.rests_until.max(Instant::now()));
+    }
+
+    /// Something is left, and is not tried before this rest is over.
+    pub(super) fn again(&mut self, rest: Duration) {
+        let now = Instant::now();
+        self.left = true;
+        self.rests_until = now + rest;
+        self.next = Some(now + self.wait.max(rest));
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+
+    /// Nothing is left.
+    pub(super) fn done(&mut self, next: Option<Instant>) {
+        self.left = false;
+        self.wait = self.first_wait;
+        self.next = next;
+    }
 }
 
 impl Lifecycle {
@@ -45,31 +98,42 @@ impl Lifecycle {
 
     /// The scope of each of them.
     pub(super) fn unsettled_scopes(&self) -> Vec<Scope> {
-        let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-        unsettled.iter().map(|one| one.intent.scope.clone()).collect()
+        self.all_unsettled().into_iter().map(|one| one.intent.scope).collect()
     }
 
-    /// Settles what is unsettled, for ever.
+    pub(super) fn all_unsettled(&self) -> Vec<Unsettled> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Settles what is unsettled and looks through Gitea's lists, for ever.
     pub async fn keep_settling(self: Arc<Self>) {
-        let mut wait = self.timing.retry;
-        let mut told = HashSet::new();
-        loop {
-            let left = self.settle(&mut told).await;
-            if left > 0 && timeout(wait, self.wake.notified()).await.is_err() {
-                wait = (wait * 2).min(LONGEST_WAIT);
-                continue;
+        let mut runners = Turn::new(self.timing.retry);
+        let mut lists = Lists::default();
+        let mut woken = false;
+        while !self.is_draining() {
+            if woken {
+                runners.now();
             }
-            if left == 0 {
-                self.wake.notified().await;
+            if runners.is_due() {
+                match self.settle_runners().await {
+                    0 => runners.done(None),
+                    _ => runners.again(Duration::ZERO),
+                }
             }
-            // There is something new.
-            wait = self.timing.retry;
+            self.settle_lists(&mut lists, woken).await;
+            let wake = self.wake.notified();
+            woken = match runners.next().into_iter().chain(lists.next()).min() {
+                Some(next) => timeout_at(next.into(), wake).await.is_ok(),
+                None => {
+                    wake.await;
+                    true
+                }
+            };
         }
     }
 
-    /// Tries once; returns how much is left. `told` holds the nonces that were complained of: each is named
-    /// in the log once.
-    async fn settle(self: &Arc<Self>, told: &mut HashSet<String>) -> usize {
+    /// Tries once what is due of runners that have a record; returns how many are left.
+    async fn settle_runners(self: &Arc<Self>) -> usize {
         let mut left = 0;
         for (live, reason) in self.to_be_deregistered() {
             // The shutdown sees to them.
@@ -91,81 +155,17 @@ impl Lifecycle {
                 left += usize::from(!self.declare_again(&live).await);
             }
         }
-        let unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for one in unsettled {
-            if self.is_draining() {
-                return 0;
-            }
-            match self.settle_intent(&one).await {
-                Ok(true) => {
-                    told.remove(&one.intent.nonce);
-                    self.forget_unsettled(&one.intent.nonce);
-                }
-                Ok(false) => left += 1,
-                Err(error) => {
-                    left += 1;
-                    if told.insert(one.intent.nonce.clone()) {
-                        warn!(
-                            %error,
-                            runner = one.intent.key.name,
-                            label = one.intent.label(),
-                            "an unclear registration cannot be settled yet; a runner that shows this \
-                             label on Gitea's page is an orphan and may be deleted there"
-                        );
-                    }
-                }
-            }
-        }
         left
     }
 
-    /// Whether the intent is settled now.
-    async fn settle_intent(&self, one: &Unsettled) -> Result<bool, RestError> {
-        let intent = &one.intent;
-        match self.gitea.find_by_label(&intent.scope, &intent.label()).await? {
-            Search::Found(ids) => {
-                for id in ids {
-                    let answer = self.gitea.delete_runner(&intent.scope, id).await?;
-                    if answer == DeleteAnswer::NotFound {
-                        // It was in the list a moment ago: look again before it is believed.
-                        return Ok(false);
-                    }
-                    self.metrics.deregistration(Reason::Orphan, Outcome::Deleted);
-                    self.note_removed(intent, id, Reason::Orphan);
-                    info!(
-                        runner = intent.key.name,
-                        id,
-                        label = intent.label(),
-                        "orphan of an unclear registration deleted"
-                    );
-                }
-            }
-            Search::Absent { steady: true }
-                if one.since.elapsed() >= self.timing.absence_proves =>
-            {
-                info!(
-                    runner = intent.key.name,
-                    label = intent.label(),
-                    "unclear registration settled: Gitea did not act"
-                );
-            }
-            Search::Absent { .. } => return Ok(false),
-        }
-        if let Err(error) = self.store.drop_intent(&intent.nonce).await {
-            error!(%error, "the store did not let go of a settled registration");
-            return Ok(false);
-        }
-        Ok(true)
+    pub(super) fn forget_unsettled(&self, nonce: &str) {
+        let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+        unsettled.retain(|one| one.intent.nonce != nonce);
+        self.count_unsettled(&unsettled);
     }
 
     fn count_unsettled(&self, unsettled: &[Unsettled]) {
         let count = i64::try_from(unsettled.len()).unwrap_or(i64::MAX);
         self.metrics.unsettled_registrations.set(count);
-    }
-
-    fn forget_unsettled(&self, nonce: &str) {
-        let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-        unsettled.retain(|one| one.intent.nonce != nonce);
-        self.count_unsettled(&unsettled);
     }
 }

@@ -107,6 +107,7 @@ impl Lifecycle {
                         asked = None;
                         self.declare_soon();
                         self.look_at_leases();
+                        self.settle_soon();
                     }
                     Err(error) => warn!(%error, "Gitea does not answer"),
                 }

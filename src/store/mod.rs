@@ -12,6 +12,7 @@ mod rows;
 mod tests;
 mod tokens;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::orphan::Trace;
 use crate::broker::{Credentials, Event, Intent, Key, Origin, Record, RecordId, RecordState};
 use crate::config::Scope;
 
@@ -196,6 +198,17 @@ impl Store {
     /// The database could not be read.
     pub async fn intents(&self) -> Result<Vec<StoredIntent>, StoreError> {
         self.call(|c| queries::intents(c)).await
+    }
+
+    /// What is known of the registrations with these nonces, each of which is in the answer.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn traces(
+        &self,
+        nonces: Vec<String>,
+    ) -> Result<HashMap<String, Vec<Trace>>, StoreError> {
+        self.call(move |c| queries::traces(c, &nonces)).await
     }
 
     /// Puts a record in the place of its intent and counts a use of its tokens, all or nothing; presented

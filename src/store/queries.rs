@@ -1,5 +1,6 @@
 //! The statements. Each function is one transaction.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -10,6 +11,7 @@ use secrecy::ExposeSecret;
 
 use super::rows::{self, list_text, state_text, time_ms};
 use super::{Adopted, KeptAnswer, NewRunner, StoredIntent, Touch, events, tokens};
+use crate::broker::orphan::Trace;
 use crate::broker::{Credentials, Event, Intent, Reason, Record, RecordId, RecordState};
 use crate::config::Scope;
 
@@ -60,21 +62,22 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
     let key = &intent.key;
     let tx = c.transaction()?;
     drop_intent(&tx, &intent.nonce)?;
-    let upstream = match &new.taken_over {
+    let (upstream, nonce) = match &new.taken_over {
         Some((parked, upstream)) => {
             end_parked(&tx, *parked, new.registered_at)?;
-            upstream
+            // Gitea never saw the intent's own.
+            (upstream, nonce_of(&tx, *parked)?)
         }
-        None => credentials,
+        None => (credentials, Some(intent.nonce.clone())),
     };
     tx.prepare_cached(
         "INSERT INTO runners (scope, presented_id, presented_uuid, presented_token,
                               upstream_id, upstream_uuid, upstream_token,
                               name, labels, version, ephemeral, origin, parent_id, peer, dialled,
-                              registered_at, declare_due)
+                              registered_at, declare_due, nonce)
          VALUES (:scope, :id, :uuid, :token, :upstream_id, :upstream_uuid, :upstream_token,
                  :name, :labels, :version, :ephemeral, :origin, :parent_id, :peer, :dialled,
-                 :registered_at, :declare_due)",
+                 :registered_at, :declare_due, :nonce)",
     )?
     .execute(named_params! {
         ":scope": intent.scope.to_string(),
@@ -94,6 +97,7 @@ pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
         ":peer": key.peer.to_string(),
         ":dialled": new.dialled,
         ":registered_at": time_ms(new.registered_at),
+        ":nonce": nonce,
     })?;
     let id = tx.last_insert_rowid();
     tx.prepare_cached(
@@ -132,6 +136,29 @@ fn end_parked(c: &Connection, id: RecordId, at: SystemTime) -> Result<()> {
     if ended == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(ended)) }
 }
 
+fn nonce_of(c: &Connection, id: RecordId) -> Result<Option<String>> {
+    c.prepare_cached("SELECT nonce FROM runners WHERE record_id = ?")?
+        .query_row([id.0], |row| row.get(0))
+}
+
+/// What is known of the registrations with these nonces; of most of them nothing.
+pub(super) fn traces(c: &mut Connection, nonces: &[String]) -> Result<HashMap<String, Vec<Trace>>> {
+    // One transaction: a registration that lands meanwhile is the one or the other.
+    let tx = c.transaction()?;
+    let mut known = HashMap::new();
+    for nonce in nonces {
+        let mut traces = tx
+            .prepare_cached("SELECT * FROM runners WHERE nonce = ?")?
+            .query_map([nonce], rows::trace)?
+            .collect::<Result<Vec<_>>>()?;
+        if tx.prepare_cached("SELECT 1 FROM intents WHERE nonce = ?")?.exists([nonce])? {
+            traces.push(Trace::Intent);
+        }
+        known.insert(nonce.clone(), traces);
+    }
+    Ok(known)
+}
+
 pub(super) fn revive(
     c: &mut Connection,
     id: RecordId,
@@ -143,10 +170,10 @@ pub(super) fn revive(
     drop_intent(&tx, nonce)?;
     tx.prepare_cached(
         "UPDATE runners SET upstream_id = ?, upstream_uuid = ?, upstream_token = ?, state = 'active',
-                            reason = NULL, ended_at = NULL, declare_due = 1, disabled = 0
+                            reason = NULL, ended_at = NULL, declare_due = 1, disabled = 0, nonce = ?
          WHERE record_id = ?",
     )?
-    .execute(params![upstream.id, upstream.uuid, upstream.token.expose_secret(), id.0])?;
+    .execute(params![upstream.id, upstream.uuid, upstream.token.expose_secret(), nonce, id.0])?;
     events::insert(&tx, event)?;
     tx.commit()
 }

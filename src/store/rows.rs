@@ -11,6 +11,7 @@ use rusqlite::{Result, Row};
 use secrecy::SecretString;
 
 use super::{KeptAnswer, StoredIntent};
+use crate::broker::orphan::Trace;
 use crate::broker::{Credentials, Intent, Key, Origin, Reason, Record, RecordId, RecordState};
 use crate::connect::Codec;
 
@@ -49,6 +50,10 @@ pub(super) fn record(row: &Row<'_>) -> Result<Record> {
             .get::<_, Option<Vec<u8>>>("file")?
             .map(|bytes| PathBuf::from(OsString::from_vec(bytes))),
     })
+}
+
+pub(super) fn trace(row: &Row<'_>) -> Result<Trace> {
+    Ok(Trace::Record { id: row.get("upstream_id")?, state: state(row)? })
 }
 
 pub(super) fn intent(row: &Row<'_>) -> Result<StoredIntent> {

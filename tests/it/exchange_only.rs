@@ -13,21 +13,21 @@ use crate::leases::live;
 use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea, quick};
 
 /// After this long, Gitea shows a runner offline.
-const LONG: Duration = Duration::from_secs(61);
+pub(crate) const LONG: Duration = Duration::from_secs(61);
 /// After this long, Gitea shows a runner as not busy.
 const WHILE: Duration = Duration::from_secs(11);
 
-fn site(gitea: &StandInGitea) -> Site {
+pub(crate) fn site(gitea: &StandInGitea) -> Site {
     Site::new(gitea).set("credentials.address", "gitea").set("shutdown.drain_timeout", "200ms")
 }
 
-async fn started(site: &Site) -> Broker {
+pub(crate) async fn started(site: &Site) -> Broker {
     let timing = Timing { probe: Duration::from_millis(50), ..quick() };
     Broker::start_with(site, timing).await
 }
 
 /// A runner that came by the broker and dials the address in its file.
-async fn join(broker: &Broker, site: &Site, name: &str) -> Runner {
+pub(crate) async fn join(broker: &Broker, site: &Site, name: &str) -> Runner {
     let options = RegisterOptions::new(ENROLLMENT_TOKEN.into(), name);
     StandInRunner::new(&broker.url).register(&options).await.unwrap();
     let file = std::fs::read_to_string(site.runner_file(name)).unwrap();
@@ -36,7 +36,7 @@ async fn join(broker: &Broker, site: &Site, name: &str) -> Runner {
     runner
 }
 
-async fn becomes(broker: &Broker, runner: &Runner, state: &str) {
+pub(crate) async fn becomes(broker: &Broker, runner: &Runner, state: &str) {
     let live = live(broker, runner);
     let is = || broker.lifecycle.state_of(&live);
     eventually(&format!("it is {state}"), async || is() == state && live.spoke()).await;

@@ -45,6 +45,7 @@ pub(crate) fn quick() -> Timing {
         retry: Duration::from_millis(20),
         flush: Duration::from_millis(20),
         probe: Duration::from_secs(30),
+        sweep: Duration::from_secs(1),
         lost: Duration::from_secs(60),
     }
 }

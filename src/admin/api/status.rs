@@ -7,7 +7,7 @@ use axum::extract::State;
 
 use crate::admin::Admin;
 use crate::admin::health::api_token;
-use crate::admin::hints::hints;
+use crate::admin::hints::{hints, strays};
 use crate::admin::view::{
     Abilities, Addresses, EnrollmentTokens, Gitea, ScopeTokens, Status, Store,
 };
@@ -65,6 +65,7 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
         || !settings.runners.is_empty();
     let served: Vec<_> = settings.gitea.served().map(|served| served.scope.clone()).collect();
     status.hints = hints(&status, &served, abilities.missing(), declared);
+    status.hints.extend(strays(&lifecycle.strays()));
     let troubles = lifecycle.declared_troubles();
     status.hints.extend(troubles.iter().map(|trouble| format!("declared runner {trouble}")));
     Json(status)

@@ -156,10 +156,8 @@ fn list(shared: &Shared, head: &Parts, place: &Place) -> Result<Reply, Denied> {
     let limit = number("limit").unwrap_or(PAGE).min(LONGEST_PAGE);
     let skipped = (number("page").unwrap_or(1) - 1).saturating_mul(limit);
     let now = shared.now();
-    let all = shared.change(|state| state.list(now, &scope));
-    let total_count = all.len();
-    let runners = all.into_iter().skip(skipped).take(limit);
-    let runners = runners.map(|view| Runner::of(shared, view)).collect();
+    let (runners, total_count) = shared.change(|state| state.page(now, &scope, skipped, limit));
+    let runners = runners.into_iter().map(|view| Runner::of(shared, view)).collect();
     Ok(json(StatusCode::OK, &Runners { runners, total_count }))
 }
 

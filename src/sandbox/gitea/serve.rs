@@ -384,6 +384,7 @@ impl Host {
                 Effect::Close => return Err(End::Close),
                 Effect::Stall => std::future::pending().await,
                 Effect::Gate(gate) => gate.pass().await,
+                Effect::Doubled => suffered = Suffered::Doubled,
                 Effect::Answer(answer) => {
                     let mut reply = bare(answer.status, answer.body);
                     for (name, value) in answer.headers {
@@ -393,7 +394,6 @@ impl Host {
                     }
                     return Ok(Suffered::Answer(reply));
                 }
-                Effect::Doubled => suffered = Suffered::Doubled,
             }
         }
         Ok(suffered)

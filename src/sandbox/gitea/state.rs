@@ -238,21 +238,33 @@ impl State {
 
     /// The runners that a scope's pages show, in the order of Gitea's lists.
     pub(super) fn runners(&self, now: Moment, scope: &Scope) -> Vec<RunnerView> {
+        self.listed(scope).into_iter().map(|runner| runner.view(now)).collect()
+    }
+
+    fn listed(&self, scope: &Scope) -> Vec<&Runner> {
         let mut shown: Vec<&Runner> =
             self.runners.values().filter(|runner| shows(scope, &runner.scope)).collect();
         shown.sort_by_key(|runner| std::cmp::Reverse((runner.called, runner.id)));
-        shown.into_iter().map(|runner| runner.view(now)).collect()
+        shown
     }
 
-    /// The same for the next page of a list, in its order of this moment.
-    pub(super) fn list(&mut self, now: Moment, scope: &Scope) -> Vec<RunnerView> {
-        let mut listed = self.runners(now, scope);
-        if self.lists_move && !listed.is_empty() {
-            let by = self.pages % listed.len();
-            listed.rotate_right(by);
-            self.pages += 1;
+    /// Some of them, and how many there are.
+    pub(super) fn page(
+        &mut self,
+        now: Moment,
+        scope: &Scope,
+        skipped: usize,
+        limit: usize,
+    ) -> (Vec<RunnerView>, usize) {
+        let pages = self.pages;
+        self.pages += usize::from(self.lists_move);
+        let mut shown = self.listed(scope);
+        let total = shown.len();
+        if self.lists_move && total > 0 {
+            shown.rotate_right(pages % total);
         }
-        listed
+        let page = shown.into_iter().skip(skipped).take(limit);
+        (page.map(|runner| runner.view(now)).collect(), total)
     }
 
     pub(super) fn runner(&self, now: Moment, scope: &Scope, id: i64) -> Option<RunnerView> {

@@ -101,10 +101,10 @@ fn a_foreign_or_a_newer_database_is_refused_and_left_as_it_is() {
     // The thread may be closing it still.
     let connection = Connection::open(&newer).unwrap();
     connection.busy_timeout(Duration::from_secs(10)).unwrap();
-    connection.pragma_update(None, "user_version", 4).unwrap();
+    connection.pragma_update(None, "user_version", 5).unwrap();
     connection.close().unwrap();
     let error = refused(&newer);
-    assert!(matches!(error, StoreError::Newer { found: 4, known: 3, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 5, known: 4, .. }), "{error:?}");
 }
 
 #[tokio::test]

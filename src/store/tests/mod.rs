@@ -3,6 +3,7 @@
 mod events;
 mod files;
 mod migration;
+mod nonces;
 mod properties;
 mod tokens;
 
