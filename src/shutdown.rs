@@ -271,7 +271,7 @@ impl<'a> Leaving<'a> {
     fn may_leave(&self, live: &Live) -> bool {
         self.policy != Deregister::None
             // One that goes later is parked by its lease as well.
-            && self.lifecycle.gitea.can_delete(&live.scope)
+            && self.lifecycle.gitea.can_delete(&live.scope())
             && !live.is_resting()
             && (live.is_connected() || live.presence() == Presence::Busy)
     }

@@ -8,22 +8,21 @@ use ipnet::IpNet;
 use super::problem::FieldError;
 use super::view::{NewChild, NewToken};
 use crate::broker::token::{Draft, Kind, Policy};
-use crate::config::{Scope, Setting};
+use crate::config::{Gitea, Scope, Setting};
 use crate::lifecycle::Exchange;
 
 /// RFC 3339 has four digits for the year: seconds until it ends.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// A token that serves `served`, the one scope that the broker has.
+/// A token for one of the scopes that are served; the default one, where it names none.
 ///
 /// # Errors
 /// The fields, each with a sentence on what would be right.
-pub fn draft(new: NewToken, served: &Scope, now: SystemTime) -> Result<Draft, Vec<FieldError>> {
+pub fn draft(new: NewToken, served: &Gitea, now: SystemTime) -> Result<Draft, Vec<FieldError>> {
     let mut wrong = Wrong::default();
     let kind = new.kind.as_deref().map(str::parse::<Kind>);
     let scope = new.scope.map(|scope| match scope.parse::<Scope>() {
-        Ok(scope) if scope == *served => Ok(scope),
-        Ok(_) => Err(format!("the broker serves only {served}: give that, or leave it out")),
+        Ok(scope) => served.must_serve(&scope).map(|()| scope),
         Err(error) => Err(error.to_string()),
     });
     let expiry_field = if new.expires_in.is_some() { "expires_in" } else { "expires_at" };
@@ -37,7 +36,10 @@ pub fn draft(new: NewToken, served: &Scope, now: SystemTime) -> Result<Draft, Ve
         kind: wrong.or_note("kind", kind.transpose()).flatten().unwrap_or(Kind::Reusable),
         description: new.description,
         policy: Policy {
-            scope: wrong.or_note("scope", scope.transpose()).flatten().unwrap_or(served.clone()),
+            scope: wrong
+                .or_note("scope", scope.transpose())
+                .flatten()
+                .unwrap_or_else(|| served.default.scope.clone()),
             labels: new.labels,
             name_pattern: new.name_pattern,
             ephemeral_only: new.ephemeral_only,
@@ -108,7 +110,11 @@ mod tests {
     }
 
     fn made(new: NewToken) -> Result<Draft, Vec<FieldError>> {
-        draft(new, &Scope::Org("acme".into()), now())
+        let mut gitea = crate::net::test_server::gitea("http://gitea");
+        let second = gitea.default.clone();
+        gitea.default.scope = Scope::Org("acme".into());
+        gitea.further.push(second);
+        draft(new, &gitea, now())
     }
 
     fn fields(new: NewToken) -> Vec<String> {
@@ -125,6 +131,9 @@ mod tests {
         assert_eq!(made(NewToken::default()), Ok(expected.clone()));
         let scope = Some("org:acme".into());
         assert_eq!(made(NewToken { scope, ..NewToken::default() }), Ok(expected));
+        let scope = Some("instance".into());
+        let made = made(NewToken { scope, ..NewToken::default() }).unwrap();
+        assert_eq!(made.policy.scope, Scope::Instance);
     }
 
     #[test]

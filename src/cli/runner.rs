@@ -30,6 +30,10 @@ enum Command {
         #[arg(long, value_name = "ID")]
         token: Option<String>,
 
+        /// Only those that serve here: instance, org:NAME, user or repo:OWNER/NAME
+        #[arg(long)]
+        scope: Option<String>,
+
         /// Print JSON for programs
         #[arg(long)]
         json: bool,
@@ -71,7 +75,9 @@ enum Command {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
-        Command::List { broker, token, json } => list(broker, token.as_deref(), *json),
+        Command::List { broker, token, scope, json } => {
+            list(broker, token.as_deref(), scope.as_deref(), *json)
+        }
         Command::Show { broker, id, json } => show(broker, id, *json),
         Command::Adopt(args) => adopt::run(args),
         Command::Deregister { broker, id, cancel_task } => deregister(broker, id, *cancel_task),
@@ -80,17 +86,24 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn list(broker: &BrokerArgs, token: Option<&str>, json: bool) -> Result<(), Failure> {
+fn list(
+    broker: &BrokerArgs,
+    token: Option<&str>,
+    scope: Option<&str>,
+    json: bool,
+) -> Result<(), Failure> {
     let broker = broker.broker()?;
-    let filters = [("token_id", token)];
+    let filters = [("token_id", token), ("scope", scope)];
     let runners: Vec<Runner> = block_on(broker.list("/api/v1/runners", &filters, usize::MAX))?;
     if json {
         return print(show::json(&runners)?);
     }
     if runners.is_empty() {
-        return print(match token {
-            None => "no runner is registered by this broker",
-            Some(_) => "no registered runner came by this token",
+        return print(match (token, scope) {
+            (None, None) => "no runner is registered by this broker",
+            (Some(_), None) => "no registered runner came by this token",
+            (None, Some(_)) => "no registered runner serves this scope",
+            (Some(_), Some(_)) => "no registered runner of this scope came by this token",
         });
     }
     let now = SystemTime::now();

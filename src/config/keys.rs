@@ -47,11 +47,14 @@ pub(super) const LABELS: &str = "labels";
 /// The tables that declare tokens, which only the file can hold.
 pub(super) const TOKENS: &str = "enrollment.tokens";
 
+/// The section whose own tokens are the default scope's.
+pub(super) const GITEA: &str = "gitea";
+
 /// The tables that name further scopes, which only the file can hold.
 pub(super) const SCOPES: &str = "gitea.scopes";
 
 /// What the keys of a further scope begin with.
-pub(crate) fn of_scope(scope: &str) -> String {
+pub(super) fn of_scope(scope: &str) -> String {
     format!("{SCOPES}[{scope}]")
 }
 

@@ -28,7 +28,6 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use keys::of_scope;
 pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use problem::{Problem, Problems};
 pub use scope::Scope;

@@ -5,6 +5,7 @@ use std::mem;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::reader::Reader;
+use crate::broker::secrets_match;
 
 /// A secret that someone presents to the broker; `remedy` says how to give one that must be there.
 pub(super) fn secret(reader: &mut Reader, key: &str, remedy: Option<&str>) -> Option<SecretString> {
@@ -24,12 +25,7 @@ pub(super) fn distinct(reader: &mut Reader) {
     let (gitea, own): (Vec<_>, Vec<_>) =
         mem::take(&mut reader.secrets).into_iter().partition(|(key, _)| key.starts_with("gitea."));
     for (index, (key, secret)) in own.iter().enumerate() {
-        let same = gitea.iter().chain(&own[..index]).find(|(_, other)| {
-            crate::broker::secrets_match(
-                other.expose_secret().as_bytes(),
-                secret.expose_secret().as_bytes(),
-            )
-        });
+        let same = gitea.iter().chain(&own[..index]).find(|(_, other)| same(other, secret));
         if let Some((other, _)) = same {
             let hidden = other.starts_with("gitea.") || other.starts_with("admin.");
             let never = if hidden { ", which runners must never see" } else { "" };
@@ -47,6 +43,10 @@ pub(super) fn refuse(reader: &mut Reader, key: &str, message: &str) {
     let key = if by_file { &file_key } else { key };
     let origin = reader.origin(key);
     reader.problem(key, &origin, message.into());
+}
+
+pub(super) fn same(a: &SecretString, b: &SecretString) -> bool {
+    secrets_match(a.expose_secret().as_bytes(), b.expose_secret().as_bytes())
 }
 
 pub(super) fn is_visible(secret: &SecretString) -> bool {

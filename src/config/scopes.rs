@@ -9,7 +9,7 @@ use super::value::Setting;
 use super::{Scope, Served, keys, own, tables};
 
 /// What a table may hold.
-const FIELDS: &[&str] =
+pub(super) const FIELDS: &[&str] =
     &["scope", "registration_token", "registration_token_file", "api_token", "api_token_file"];
 const SECRETS: &[&str] = &["registration_token", "api_token"];
 
@@ -19,19 +19,23 @@ const DEFAULT: &str = "gitea.scope";
 /// others that `gitea.scope` names, or the first of them. What is wrong is noted; then tokens may be
 /// missing, and there is always a scope to go on with.
 pub(super) fn served(reader: &mut Reader) -> Vec<Served> {
-    let tables = reader.scopes();
+    let list = reader.scopes();
+    let origin = list.as_ref().and_then(Value::origin).unwrap_or_default().to_owned();
+    let tables = list.map(|list| tables::tables(reader, keys::SCOPES, "scope", list));
+    let tables = tables.unwrap_or_default();
     let of_section = ["gitea.registration_token", "gitea.api_token"];
-    let has_own = of_section.iter().any(|key| reader.has_secret(key));
-    if has_own || tables.is_none() {
-        let scope = reader.or(DEFAULT, Scope::Instance);
-        let default = tokens(reader, "gitea", scope);
-        let mut all = vec![default];
-        further(reader, tables, &mut all);
-        return all;
-    }
-    let named: Option<Scope> = reader.optional(DEFAULT);
     let mut all = Vec::new();
-    further(reader, tables, &mut all);
+    if tables.is_empty() || of_section.iter().any(|key| reader.has_secret(key)) {
+        let scope = reader.or(DEFAULT, Scope::Instance);
+        all.push(tokens(reader, keys::GITEA, scope));
+    }
+    let named = if all.is_empty() { reader.optional::<Scope>(DEFAULT) } else { None };
+    for (number, fields) in tables {
+        if let Some(served) = table(reader, &number, &origin, fields, &all) {
+            all.push(served);
+        }
+    }
+    each_has_its_own(reader);
     if let Some(named) = named {
         match all.iter().position(|served| served.scope == named) {
             Some(at) => all[..=at].rotate_right(1),
@@ -46,7 +50,8 @@ pub(super) fn served(reader: &mut Reader) -> Vec<Served> {
         }
     }
     if all.is_empty() {
-        all.push(Served { scope: Scope::Instance, registration_token: None, api_token: None });
+        let (section, scope) = (keys::GITEA.into(), Scope::Instance);
+        all.push(Served { section, scope, registration_token: None, api_token: None });
     }
     all
 }
@@ -56,10 +61,7 @@ pub(super) fn of(reader: &mut Reader, key: &str, served: &[Scope]) -> Scope {
     let default = served.first().cloned().unwrap_or(Scope::Instance);
     let Some(scope) = reader.given(key) else { return default };
     // Where the scopes themselves are wrong, nobody knows which one is right here.
-    let known = !reader
-        .problems
-        .iter()
-        .any(|problem| problem.key == DEFAULT || problem.key.starts_with(keys::SCOPES));
+    let known = !is_told(reader, DEFAULT);
     if known && !served.contains(&scope) {
         let names: Vec<_> = served.iter().map(ToString::to_string).collect();
         let message = format!(
@@ -73,16 +75,6 @@ pub(super) fn of(reader: &mut Reader, key: &str, served: &[Scope]) -> Scope {
     scope
 }
 
-fn further(reader: &mut Reader, tables: Option<Value>, all: &mut Vec<Served>) {
-    let Some(value) = tables else { return };
-    let origin = value.origin().unwrap_or_default().to_owned();
-    for (number, fields) in tables::tables(reader, keys::SCOPES, "scope", value) {
-        if let Some(served) = table(reader, &number, &origin, fields, all) {
-            all.push(served);
-        }
-    }
-}
-
 fn table(
     reader: &mut Reader,
     number: &str,
@@ -92,7 +84,7 @@ fn table(
 ) -> Option<Served> {
     const EXAMPLE: &str = "for example org:acme";
     let scope = match fields.remove("scope").map(|value| Scope::read(value.kind)) {
-        Some(Ok(scope)) if all.iter().any(|served| served.scope == scope) => {
+        Some(Ok(scope)) if all.iter().any(|served| is_same(&served.scope, &scope)) => {
             Err(format!("{scope} is served already: give another one, {EXAMPLE}"))
         }
         Some(Ok(scope)) => Ok(scope),
@@ -116,11 +108,38 @@ fn table(
 fn tokens(reader: &mut Reader, prefix: &str, scope: Scope) -> Served {
     let registration = format!("{prefix}.registration_token");
     let api = format!("{prefix}.api_token");
-    let optional = reader.has_secret(&api) || reader.has_secret(&registration);
+    let optional = reader.has_secret(&api)
+        || reader.has_secret(&registration)
+        || (prefix == keys::GITEA && is_told(reader, keys::SCOPES));
     let remedy = (!optional).then(|| remedy(prefix));
     let registration_token = reader.secret(&registration, remedy.as_deref());
     let api_token = reader.secret(&api, None).filter(|token| is_gitea_s(reader, &api, token));
-    Served { scope, registration_token, api_token }
+    Served { section: prefix.into(), scope, registration_token, api_token }
+}
+
+/// Whether something is wrong with the keys that begin so; those of the tables begin as the default's key.
+fn is_told(reader: &Reader, prefix: &str) -> bool {
+    reader.problems.iter().any(|problem| problem.key.starts_with(prefix))
+}
+
+/// Gitea's names have no case.
+fn is_same(a: &Scope, b: &Scope) -> bool {
+    a.to_string().eq_ignore_ascii_case(&b.to_string())
+}
+
+/// Gitea has each registration token for one scope: runners would land in the wrong one.
+fn each_has_its_own(reader: &mut Reader) {
+    let of_registration = |(key, _): &&(String, _)| key.ends_with(".registration_token");
+    let tokens: Vec<_> = reader.secrets.iter().filter(of_registration).cloned().collect();
+    for (index, (key, token)) in tokens.iter().enumerate() {
+        if let Some((other, _)) = tokens[..index].iter().find(|(_, other)| own::same(other, token))
+        {
+            let message = format!(
+                "is the same as {other}: Gitea has one for each scope, so give the one that it shows there"
+            );
+            own::refuse(reader, key, &message);
+        }
+    }
 }
 
 fn remedy(prefix: &str) -> String {

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 
 use super::Scope;
 use crate::broker::token::Draft;
+use crate::broker::{Origin, Record};
 
 /// All settings of the broker, complete and checked.
 #[derive(Clone, Debug)]
@@ -123,6 +124,8 @@ pub struct Gitea {
 /// A scope that runners can be registered for. At least one of the tokens is there.
 #[derive(Clone, Debug)]
 pub struct Served {
+    /// What the keys of its settings begin with: `gitea` or `gitea.scopes[org:acme]`.
+    pub section: String,
     /// Where its runners serve.
     pub scope: Scope,
     /// Gitea's secret with which runners join the scope; `None`: it is minted with the API token.
@@ -203,6 +206,12 @@ pub struct DeclaredRunner {
 }
 
 impl DeclaredRunner {
+    /// Whether this is the record of it: another scope makes another runner.
+    #[must_use]
+    pub fn is(&self, record: &Record) -> bool {
+        record.origin == Origin::Declared && record.name == self.name && record.scope == self.scope
+    }
+
     /// The labels as Gitea knows them.
     #[must_use]
     pub fn bare_labels(&self) -> Vec<String> {
@@ -341,6 +350,21 @@ impl Gitea {
     #[must_use]
     pub fn serves(&self, scope: &Scope) -> bool {
         self.served().any(|served| served.scope == *scope)
+    }
+
+    /// The same, with a sentence for whoever names one that is not.
+    ///
+    /// # Errors
+    /// What could be named instead.
+    pub fn must_serve(&self, scope: &Scope) -> Result<(), String> {
+        if self.serves(scope) {
+            return Ok(());
+        }
+        let served: Vec<_> = self.served().map(|served| served.scope.to_string()).collect();
+        Err(format!(
+            "the broker does not serve {scope}: give one that it does ({}), or leave it out for the first",
+            served.join(", ")
+        ))
     }
 }
 

@@ -67,19 +67,6 @@ impl ConnectError {
     }
 }
 
-/// Whether Gitea says that it does not know the runner: a plain `unauthenticated`, or, before it
-/// answered that, an `unknown` with gRPC's words for it inside.
-#[must_use]
-pub fn is_unregistered(error: &ConnectError) -> bool {
-    match error.code {
-        Code::Unauthenticated => true,
-        Code::Unknown => {
-            error.message.contains("code = Unauthenticated desc = unregistered runner")
-        }
-        _ => false,
-    }
-}
-
 /// The kinds of error that Connect knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -303,43 +290,6 @@ mod tests {
             assert_eq!(wait(ConnectError::new(code, "")), told("2"));
             let later = ConnectError::new(code, "").after(Some(Duration::from_millis(4001)));
             assert_eq!(wait(later), told("5"));
-        }
-    }
-
-    #[test]
-    fn both_forms_of_unregistered_are_recognized() {
-        assert!(is_unregistered(&recorded("fetch-task-unregistered").unwrap()));
-        assert!(is_unregistered(&ConnectError::new(Code::Unauthenticated, "unregistered runner")));
-    }
-
-    #[test]
-    fn other_errors_are_not_taken_for_unregistered() {
-        assert!(!is_unregistered(&recorded("register-token-not-found").unwrap()));
-        assert!(!is_unregistered(&ConnectError::new(Code::Internal, "unregistered runner")));
-        assert!(!is_unregistered(&ConnectError::new(Code::Unknown, "database is locked")));
-    }
-
-    #[test]
-    fn only_gitea_itself_says_unregistered() {
-        let said = |status: StatusCode, body: &[u8]| {
-            ConnectError::parse(status, body).is_some_and(|error| is_unregistered(&error))
-        };
-        let response = exchange("fetch-task-unregistered").response;
-        assert!(said(response.status(), &response.body()));
-        let real = ConnectError::new(Code::Unauthenticated, "unregistered runner").to_json();
-        assert!(said(StatusCode::UNAUTHORIZED, &real));
-        for status in [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::INTERNAL_SERVER_ERROR] {
-            assert!(!said(status, &real), "{status}");
-        }
-        for body in [
-            &b"<html>sign in</html>"[..],
-            br#"{"message":"unregistered runner"}"#,
-            br#"{"code":401,"message":"unregistered runner"}"#,
-            br#"{"code":"UNAUTHORIZED","message":"sign in"}"#,
-            br#"{"code":"unknown","message":"unregistered runner"}"#,
-            b"",
-        ] {
-            assert!(!said(StatusCode::UNAUTHORIZED, body));
         }
     }
 

@@ -20,7 +20,7 @@ use hyper::header::{HeaderName, HeaderValue};
 
 pub use codec::{Codec, decode, encode};
 pub use compression::{Encoding, gunzip, gzip};
-pub use error::{Code, ConnectError, is_unregistered};
+pub use error::{Code, ConnectError};
 
 /// Carries a runner's uuid.
 pub const RUNNER_UUID: HeaderName = HeaderName::from_static("x-runner-uuid");

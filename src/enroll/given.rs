@@ -110,6 +110,12 @@ impl fmt::Display for Problems {
 }
 
 impl Wanted {
+    /// Whether there is a secret to register a runner with, or one to get that with.
+    pub(super) fn has_token(&self) -> bool {
+        let served = &self.gitea.default;
+        served.registration_token.is_some() || served.api_token.is_some()
+    }
+
     /// Puts flags, variables and the runner's settings file together. The second value are warnings.
     ///
     /// # Errors
@@ -157,7 +163,7 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<V> {
             Some((file, _)) => self.secret("--api-token-file", file.as_ref(), "GITEA_API_TOKEN"),
             None => None,
         };
-        if let (None, Some(target)) = (&registration_token, &target)
+        if let (None, None, Some(target)) = (&registration_token, &api_token, &target)
             && !target.path().exists()
         {
             let file = target.path();
@@ -170,7 +176,12 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<V> {
         Some(Wanted {
             gitea: config::Gitea {
                 url: url?,
-                default: config::Served { scope: scope?, registration_token, api_token },
+                default: config::Served {
+                    section: "gitea".into(),
+                    scope: scope?,
+                    registration_token,
+                    api_token,
+                },
                 further: Vec::new(),
                 ca_file: given.ca_file.clone(),
                 lost_wakeup_workaround: true,

@@ -55,7 +55,7 @@ pub async fn join(peer: &Peer, stop: &CancellationToken) -> Result<RunnerFile, J
             "the runner of this file is not known any more: a new one is registered"
         );
     }
-    if wanted.gitea.default.registration_token.is_none() {
+    if !wanted.has_token() {
         return Err(JoinError::Settings(format!(
             "there is no enrollment token to register a runner with, and {} holds none that is known: \
              set GITEA_RUNNER_REGISTRATION_TOKEN_FILE",

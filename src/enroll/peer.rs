@@ -2,7 +2,7 @@
 
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroize;
 
 use super::given::Wanted;
@@ -12,7 +12,9 @@ use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_
 use crate::connect::messages::RegisterRequest;
 use crate::connect::{Code, Codec, ConnectError, encode};
 use crate::credential::RunnerFile;
-use crate::gitea::{CallError, DeleteAnswer, GiteaClient, RegisterFailure, RestError, token_scope};
+use crate::gitea::{
+    CallError, DeleteAnswer, GiteaClient, RegisterAnswer, RegisterFailure, RestError, token_scope,
+};
 use crate::net::upstream::Upstream;
 
 /// Shown in Gitea's list until the runner declares its own.
@@ -96,10 +98,38 @@ impl Peer {
         }
     }
 
-    /// Registers a runner, once.
+    /// Registers a runner: once, and once more where Gitea refused the registration token and an API token
+    /// gets a later one.
     pub(super) async fn register(&self) -> Result<RunnerFile, RegisterError> {
         let wanted = &self.wanted;
-        let token = wanted.gitea.default.registration_token.clone().unwrap_or_default();
+        let scope = &wanted.gitea.default.scope;
+        let token = self.client.registration_token(scope).await;
+        let token = token.map_err(|error| self.not_minted(&error))?;
+        let mut answer = self.register_with(&token).await;
+        if let Err(RegisterFailure::Refused { refusal, .. }) = &answer
+            && refusal.is_of_token()
+            && let Some(later) = self
+                .client
+                .renewed_token(scope, &token)
+                .await
+                .map_err(|error| self.not_minted(&error))?
+        {
+            answer = self.register_with(&later).await;
+        }
+        let runner = answer.map_err(|failure| self.register_failed(failure))?.runner;
+        Ok(RunnerFile {
+            id: runner.id,
+            uuid: runner.uuid,
+            name: if runner.name.is_empty() { wanted.name.clone() } else { runner.name },
+            token: runner.token.into(),
+            address: wanted.address.clone(),
+            labels: wanted.labels.clone(),
+            ephemeral: wanted.ephemeral,
+        })
+    }
+
+    async fn register_with(&self, token: &SecretString) -> Result<RegisterAnswer, RegisterFailure> {
+        let wanted = &self.wanted;
         let mut request = RegisterRequest {
             name: wanted.name.clone(),
             token: token.expose_secret().to_owned(),
@@ -112,17 +142,7 @@ impl Peer {
         headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
         let body = encode(Codec::Proto, &request).into();
         request.token.zeroize();
-        let answer = self.client.register(Codec::Proto, body, headers, &token).await;
-        let runner = answer.map_err(|failure| self.register_failed(failure))?.runner;
-        Ok(RunnerFile {
-            id: runner.id,
-            uuid: runner.uuid,
-            name: if runner.name.is_empty() { wanted.name.clone() } else { runner.name },
-            token: runner.token.into(),
-            address: wanted.address.clone(),
-            labels: wanted.labels.clone(),
-            ephemeral: wanted.ephemeral,
-        })
+        self.client.register(Codec::Proto, body, headers, token).await
     }
 
     /// Deregisters a runner, or sees that it is gone.
@@ -218,6 +238,14 @@ impl Peer {
             }
             // The broker hands the same identity to who asks again.
             RegisterFailure::Unclear(text) => RegisterError::Again(self.words(&text)),
+        }
+    }
+
+    fn not_minted(&self, error: &RestError) -> RegisterError {
+        let text = self.words(&error.to_string());
+        match error {
+            RestError::Unreachable(_) | RestError::Unexpected(..) => RegisterError::Again(text),
+            _ => RegisterError::Wrong(text),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What Gitea's refusals of Register mean. Gitea tells nearly all of them as HTTP 500 with a text.
+//! What Gitea's errors mean. It tells nearly all of them as HTTP 500 with a text.
 
 use std::fmt;
 
@@ -75,9 +75,25 @@ fn refused_unread(code: Code) -> bool {
     code == Code::Unimplemented || (code.http_status().is_client_error() && code != Code::Canceled)
 }
 
+/// Whether Gitea says that it does not know the runner: a plain `unauthenticated`, or, before it
+/// answered that, an `unknown` with gRPC's words for it inside.
+#[must_use]
+pub fn is_unregistered(error: &ConnectError) -> bool {
+    match error.code {
+        Code::Unauthenticated => true,
+        Code::Unknown => {
+            error.message.contains("code = Unauthenticated desc = unregistered runner")
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use hyper::StatusCode;
+
     use super::*;
+    use crate::net::test_server::recorded_answer;
 
     fn refusal(code: Code, message: &str) -> Option<RegisterRefusal> {
         RegisterRefusal::of(&ConnectError::new(code, message))
@@ -99,5 +115,47 @@ mod tests {
         }
         assert_eq!(refusal(Code::PermissionDenied, "no"), Some(RegisterRefusal::Other));
         assert_eq!(refusal(Code::Unimplemented, "no br"), Some(RegisterRefusal::Other));
+    }
+
+    fn told(name: &str) -> ConnectError {
+        let (status, body) = recorded_answer(name);
+        ConnectError::parse(status, &body).unwrap()
+    }
+
+    #[test]
+    fn both_forms_of_unregistered_are_recognized() {
+        assert!(is_unregistered(&told("fetch-task-unregistered")));
+        assert!(is_unregistered(&ConnectError::new(Code::Unauthenticated, "unregistered runner")));
+    }
+
+    #[test]
+    fn other_errors_are_not_taken_for_unregistered() {
+        assert!(!is_unregistered(&told("register-token-not-found")));
+        assert!(!is_unregistered(&ConnectError::new(Code::Internal, "unregistered runner")));
+        assert!(!is_unregistered(&ConnectError::new(Code::Unknown, "database is locked")));
+    }
+
+    #[test]
+    fn only_gitea_itself_says_unregistered() {
+        let said = |status: StatusCode, body: &[u8]| {
+            ConnectError::parse(status, body).is_some_and(|error| is_unregistered(&error))
+        };
+        let (status, body) = recorded_answer("fetch-task-unregistered");
+        assert!(said(status, &body));
+        let real = ConnectError::new(Code::Unauthenticated, "unregistered runner").to_json();
+        assert!(said(StatusCode::UNAUTHORIZED, &real));
+        for status in [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::INTERNAL_SERVER_ERROR] {
+            assert!(!said(status, &real), "{status}");
+        }
+        for body in [
+            &b"<html>sign in</html>"[..],
+            br#"{"message":"unregistered runner"}"#,
+            br#"{"code":401,"message":"unregistered runner"}"#,
+            br#"{"code":"UNAUTHORIZED","message":"sign in"}"#,
+            br#"{"code":"unknown","message":"unregistered runner"}"#,
+            b"",
+        ] {
+            assert!(!said(StatusCode::UNAUTHORIZED, body));
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! What the broker itself asks of Gitea. Everything that knows Gitea's paths, texts and abilities is here.
 //!
+//! This is the seam to what is behind the broker: another back end that speaks the same actions protocol
+//! (Forgejo, say) differs in paths, texts and abilities alone. The rest of the crate asks for what is to be
+//! done (register, prove, list, delete, mint) and gets values of this module, never a status or a text.
+//!
 //! [`GiteaClient`] speaks the actions protocol as a runner does (in `rpc`) and the REST API as an
 //! administrator does (in `rest`, its lists in `list`). `error_text` tells what Gitea's refusals mean, and
-//! `scope` where a scope lies in the REST API. `tokens` has what Gitea
-//! gave out, and mints what is missing. `abilities` finds out what this Gitea can do.
+//! `scope` where a scope lies in the REST API. `tokens` has what Gitea gave out, and mints what is missing.
+//! `abilities` finds out what this Gitea can do.
 
 mod abilities;
 mod answer;
@@ -23,7 +27,7 @@ use hyper::header::HeaderValue;
 
 pub use self::abilities::{Abilities, Minting, Skew};
 pub(crate) use self::answer::describe;
-pub use self::error_text::RegisterRefusal;
+pub use self::error_text::{RegisterRefusal, is_unregistered};
 pub use self::list::{RunnerPage, Search};
 pub use self::rest::{DeleteAnswer, RestError, RestRunner, SwitchAnswer};
 pub use self::rpc::{CallError, RegisterAnswer, RegisterFailure};

@@ -81,6 +81,23 @@ pub enum RestError {
     Unexpected(StatusCode, String),
 }
 
+impl RestError {
+    /// Whether trying again may help with nothing set anew; with the wait that was asked for, where one was.
+    #[must_use]
+    pub fn passes_after(&self) -> Option<Option<Duration>> {
+        match self {
+            Self::Unreachable(error) => Some(error.retry_after),
+            Self::Busy { retry_after, .. } => Some(Some(*retry_after)),
+            // A 404 or 405 is Gitea's way of saying that it has no such call, or no such scope.
+            Self::Unexpected(status, _) => {
+                let no_such = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
+                (!no_such.contains(status)).then_some(None)
+            }
+            Self::NoToken { .. } | Self::Unauthorized { .. } | Self::Forbidden { .. } => None,
+        }
+    }
+}
+
 /// What came of a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteAnswer {
@@ -219,7 +236,7 @@ impl GiteaClient {
         json: Option<Bytes>,
     ) -> Result<Answer, RestError> {
         let needs = token_scope(scope);
-        let setting = self.api_token_setting(scope);
+        let setting = self.setting(scope, "api_token_file");
         let Some(token) = self.api_token(scope) else {
             return Err(RestError::NoToken { setting, needs });
         };
@@ -229,10 +246,10 @@ impl GiteaClient {
         };
         let mut answer = self.send(method, path, Some(authorization), json).await?;
         answer.hide(&token);
-        match answer.status {
-            StatusCode::UNAUTHORIZED => Err(RestError::Unauthorized { setting, needs }),
-            StatusCode::FORBIDDEN => {
-                let text = message(&answer).unwrap_or_else(|| "nothing".into());
+        // What a proxy says without Gitea's words tells nothing of the token.
+        match (answer.status, message(&answer)) {
+            (StatusCode::UNAUTHORIZED, Some(_)) => Err(RestError::Unauthorized { setting, needs }),
+            (StatusCode::FORBIDDEN, Some(text)) => {
                 Err(RestError::Forbidden { text, setting, needs })
             }
             _ => Ok(answer),
@@ -259,7 +276,7 @@ impl GiteaClient {
         let typed = json.is_some().then(|| HeaderValue::from_static("application/json"));
         let mut request = Request::new(json.map_or(OutBody::Empty, OutBody::from));
         *request.method_mut() = method;
-        *request.uri_mut() = self.upstream.rest_uri(path);
+        *request.uri_mut() = self.upstream.below(&format!("/api/v1/{path}"));
         let headers = request.headers_mut();
         headers.extend(authorization.map(|authorization| (AUTHORIZATION, authorization)));
         headers.extend(typed.map(|typed| (CONTENT_TYPE, typed)));

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use zeroize::Zeroize;
 
 use super::answer::Answer;
-use super::error_text::RegisterRefusal;
+use super::error_text::{RegisterRefusal, is_unregistered};
 use super::{BODY_LIMIT, CALL_LIMIT, GiteaClient, USER_AGENT};
 use crate::broker::Credentials;
 use crate::connect::messages::{
@@ -289,7 +289,7 @@ impl GiteaClient {
                     answer.hide(&credentials.token);
                 }
                 match answer.connect_error() {
-                    Some(error) if credentials.is_some() && connect::is_unregistered(&error) => {
+                    Some(error) if credentials.is_some() && is_unregistered(&error) => {
                         Err(CallError::Unregistered)
                     }
                     Some(error) => Err(CallError::Refused(error)),
@@ -308,7 +308,7 @@ impl GiteaClient {
     pub(super) fn post(&self, method: &str, headers: HeaderMap, body: Bytes) -> Request<OutBody> {
         let mut request = Request::new(OutBody::from(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.upstream.rpc_uri(method);
+        *request.uri_mut() = self.upstream.below(&format!("/api/actions/{method}"));
         *request.headers_mut() = headers;
         request
     }

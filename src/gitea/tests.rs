@@ -23,6 +23,7 @@ fn client(url: &str, api: Option<&str>) -> GiteaClient {
     let mut settings = gitea(url);
     settings.default.api_token = api.map(SecretString::from);
     settings.further = vec![Served {
+        section: "gitea.scopes[org:acme]".into(),
         scope: Scope::Org("acme".into()),
         registration_token: None,
         api_token: api.map(SecretString::from),

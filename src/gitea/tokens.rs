@@ -8,10 +8,11 @@ use arc_swap::ArcSwap;
 use hyper::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::rest::{decoded, message};
 use super::scope::{legacy_path, runners_path};
-use super::{GiteaClient, RestError};
+use super::{CALL_LIMIT, GiteaClient, RestError};
 use crate::broker::secrets_match;
 use crate::config::{self, Scope, Served};
 
@@ -73,16 +74,6 @@ impl GiteaClient {
         self.api_token(scope).is_some()
     }
 
-    /// Whether a registration token for this scope can be had: the settings hold one, or it is minted.
-    #[must_use]
-    pub fn registers(&self, scope: &Scope) -> bool {
-        self.tokens
-            .of(scope, |served| {
-                served.registration_token.as_ref().or(served.api_token.as_ref()).map(drop)
-            })
-            .is_some()
-    }
-
     /// Where the registration token of a scope is from at the moment.
     #[must_use]
     pub fn registration(&self, scope: &Scope) -> Registration {
@@ -140,12 +131,10 @@ impl GiteaClient {
         self.tokens.of(scope, |served| served.api_token.clone())
     }
 
-    /// The setting that holds the API token of a scope.
-    pub(super) fn api_token_setting(&self, scope: &Scope) -> String {
-        match self.tokens.served.load().first() {
-            Some(default) if default.scope == *scope => "gitea.api_token_file".into(),
-            _ => format!("{}.api_token_file", config::of_scope(&scope.to_string())),
-        }
+    /// How a setting of a scope is called, for example `gitea.scopes[org:acme].api_token_file`.
+    pub(crate) fn setting(&self, scope: &Scope, key: &str) -> String {
+        let section = self.tokens.of(scope, |served| Some(served.section.clone()));
+        format!("{}.{key}", section.unwrap_or_else(|| format!("gitea.scopes[{scope}]")))
     }
 
     fn known_token(&self, scope: &Scope) -> Option<SecretString> {
@@ -159,7 +148,10 @@ impl GiteaClient {
         scope: &Scope,
         refused: Option<&SecretString>,
     ) -> Result<SecretString, RestError> {
-        let _turn = self.tokens.minting.lock().await;
+        let Ok(_turn) = timeout(CALL_LIMIT, self.tokens.minting.lock()).await else {
+            let text = "others wait for a registration token already: is Gitea slow?".into();
+            return Err(RestError::Unexpected(StatusCode::GATEWAY_TIMEOUT, text));
+        };
         if let Some(token) = self.known_token(scope)
             && refused.is_none_or(|refused| refused.expose_secret() != token.expose_secret())
         {
@@ -179,19 +171,15 @@ impl GiteaClient {
         }
 
         let path = format!("{}/registration-token", runners_path(scope));
-        let posted = self.rest(Method::POST, scope, &path, None).await?;
-        let answer = match posted.status {
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
-                let path = format!("{}/registration-token", legacy_path(scope));
-                let got = self.rest(Method::GET, scope, &path, None).await?;
-                match got.status {
-                    // Gitea's own words are more telling.
-                    StatusCode::NOT_FOUND if message(&got).is_none() => posted,
-                    _ => got,
-                }
+        let mut answer = self.rest(Method::POST, scope, &path, None).await?;
+        if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+            let path = format!("{}/registration-token", legacy_path(scope));
+            let got = self.rest(Method::GET, scope, &path, None).await?;
+            // Where neither is there, Gitea's own words on the first are the telling ones.
+            if got.status.is_success() || message(&answer).is_none() {
+                answer = got;
             }
-            _ => posted,
-        };
+        }
         let Body { token } = decoded(&answer)?;
         let plausible = (1..=LONGEST).contains(&token.len())
             && token.bytes().all(|byte| byte.is_ascii_graphic());

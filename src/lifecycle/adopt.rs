@@ -157,6 +157,7 @@ impl Lifecycle {
             if let Some(told) = told {
                 self.named(&live, &told).await?;
                 self.declared(&live, told.labels, told.version).await?;
+                self.locate(&live).await;
             }
             return Ok(());
         }
@@ -183,11 +184,11 @@ impl Lifecycle {
             dialled,
             spoke: true,
         };
-        if let Some(Record { presented, name, labels, version, ephemeral, parent_id, .. }) =
-            before.clone()
-        {
+        if let Some(record) = before.clone() {
+            let Record { scope, presented, name, labels, version, ephemeral, parent_id, .. } =
+                record;
             new.credentials.id = presented.id;
-            new = Adopted { name, labels, version, ephemeral, parent_id, ..new };
+            new = Adopted { scope, name, labels, version, ephemeral, parent_id, ..new };
         }
         if let Some(told) = told {
             new.credentials.id = told.id;
@@ -196,6 +197,7 @@ impl Lifecycle {
         let live = self.keep_adopted(new, "runner", Some(peer)).await?;
         drop(turn);
         live.called(std::time::Instant::now(), true);
+        self.locate(&live).await;
         // The token that it came by may have been withdrawn meanwhile.
         self.revoke_landed(&live).await;
         if let Some(RecordState::Ended(reason)) = before.map(|record| record.state) {
@@ -272,7 +274,7 @@ impl Lifecycle {
             Ok(false) => return Err(AdoptError::Unregistered),
             Err(error) => return Err(AdoptError::Unreachable(error.to_string())),
         }
-        let _turn = self.adopting.turn.lock().await;
+        let turn = self.adopting.turn.lock().await;
         // While Gitea was asked, it may have come by itself.
         self.is_free(&credentials)?;
         let new = Adopted {
@@ -287,7 +289,10 @@ impl Lifecycle {
             dialled: None,
             spoke: false,
         };
-        self.keep_adopted(new, &by.actor, by.peer).await
+        let live = self.keep_adopted(new, &by.actor, by.peer).await?;
+        drop(turn);
+        self.locate(&live).await;
+        Ok(live)
     }
 
     fn is_free(&self, credentials: &Credentials) -> Result<(), AdoptError> {

@@ -166,8 +166,8 @@ impl Lifecycle {
     async fn undeclare_others(self: &Arc<Self>) {
         let runners = self.settings.load().runners.clone();
         for live in self.roster.all().into_iter().chain(self.roster.asleep()) {
-            let name = live.record().name;
-            if live.origin == Origin::Declared && !runners.iter().any(|one| one.name == name) {
+            let record = live.record();
+            if live.origin == Origin::Declared && !runners.iter().any(|one| one.is(&record)) {
                 self.undeclare(&live).await;
             }
         }

@@ -177,7 +177,7 @@ impl Lifecycle {
             self.switch_off(live).await;
         }
         spare_busy(live, force)?;
-        if !self.gitea.can_delete(&live.scope) {
+        if !self.gitea.can_delete(&live.scope()) {
             return self.without_deletion(live, reason, by).await;
         }
         let before = live.state();
@@ -252,7 +252,7 @@ impl Lifecycle {
         // One that may be well alive must not become another's.
         let unseen = reason.is_revivable() && self.is_unseen(live);
         if !Self::parks(reason) || unseen {
-            return Err(self.cannot_delete(&live.scope));
+            return Err(self.cannot_delete(&live.scope()));
         }
         self.cancel_tasks(live, reason).await?;
         if reason != Reason::Lease {
@@ -403,7 +403,7 @@ impl Lifecycle {
         }
         spare_busy(live, force)?;
         self.cancel_tasks(live, reason).await?;
-        let deletion = match self.gitea.delete_runner(&live.scope, id).await {
+        let deletion = match self.gitea.delete_runner(&live.scope(), id).await {
             Ok(DeleteAnswer::Deleted) => Deletion::Deleted,
             Ok(DeleteAnswer::NotFound) => Deletion::NotFound,
             Err(error) => {
@@ -427,8 +427,8 @@ impl Lifecycle {
             "Gitea hides runner {} from the broker's API token, although the runner is there: give \
              the token the scope {} and an owner who administers {}",
             live.id(),
-            token_scope(&live.scope),
-            live.scope
+            token_scope(&live.scope()),
+            live.scope()
         ))
     }
 

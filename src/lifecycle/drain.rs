@@ -48,8 +48,8 @@ impl Lifecycle {
         by: By,
     ) -> Result<(), DeregisterError> {
         let _fate = live.fate.lock().await;
-        if !self.gitea.can_delete(&live.scope) {
-            return Err(self.cannot_delete(&live.scope));
+        if !self.gitea.can_delete(&live.scope()) {
+            return Err(self.cannot_delete(&live.scope()));
         }
         let state = RecordState::Deregistering(Reason::Drain);
         let before = live.state();
@@ -188,12 +188,12 @@ impl Lifecycle {
     /// either. The caller holds its fate.
     pub(super) async fn switch_off(&self, live: &Live) {
         let id = live.id();
-        if id == 0 || !self.gitea.has_api_token(&live.scope) || !self.gitea.can_switch() {
+        if id == 0 || !self.gitea.has_api_token(&live.scope()) || !self.gitea.can_switch() {
             return;
         }
         if !live.is_disabled() {
             // What an admin has switched off is not ours to switch on.
-            match self.gitea.show_runner(&live.scope, id).await {
+            match self.gitea.show_runner(&live.scope(), id).await {
                 Ok(Some(runner)) if !runner.disabled => {}
                 Ok(_) => return,
                 Err(error) => return not_switched(id, &error),
@@ -203,7 +203,7 @@ impl Lifecycle {
                 return;
             }
         }
-        match self.gitea.switch_runner(&live.scope, id, true).await {
+        match self.gitea.switch_runner(&live.scope(), id, true).await {
             Ok(SwitchAnswer::Done) => {}
             Ok(SwitchAnswer::NotFound | SwitchAnswer::Unsupported) => {
                 self.keep_disabled(live, false).await;
@@ -219,7 +219,7 @@ impl Lifecycle {
         if live.state() != RecordState::Active || !live.is_disabled() {
             return true;
         }
-        match self.gitea.switch_runner(&live.scope, live.id(), false).await {
+        match self.gitea.switch_runner(&live.scope(), live.id(), false).await {
             Ok(_) => self.keep_disabled(live, false).await,
             Err(error) => {
                 if live.complain(error.to_string()) {

@@ -205,7 +205,7 @@ impl Lifecycle {
                 Err(error) => kept(error.to_string()),
             };
         }
-        if !self.gitea.can_delete(&live.scope) {
+        if !self.gitea.can_delete(&live.scope()) {
             return (Pruning::Parked, why);
         }
         match self.look(live, Reason::Lease).await {
@@ -248,7 +248,7 @@ impl Lifecycle {
     /// Whether nothing can be known of what a runner does.
     pub(super) fn is_unseen(&self, live: &Live) -> bool {
         !live.called_here()
-            && !self.gitea.can_list(&live.scope)
+            && !self.gitea.can_list(&live.scope())
             && runner_file::dial_elsewhere(&self.settings.load())
     }
 
@@ -260,19 +260,19 @@ impl Lifecycle {
         if !asked || live.id() == 0 {
             return Ok(true);
         }
-        let runner = match timeout(LOOK_LIMIT, self.gitea.show_runner(&live.scope, live.id())).await
-        {
-            Ok(Ok(Some(runner))) => runner,
-            // That proves nothing, and what comes next does.
-            Ok(Ok(None)) => return Ok(true),
-            Ok(Err(error)) => return Err(rest_failed(error)),
-            Err(_) => {
-                return Err(DeregisterError::Unreachable(format!(
-                    "it did not show the runner within {}s",
-                    LOOK_LIMIT.as_secs()
-                )));
-            }
-        };
+        let runner =
+            match timeout(LOOK_LIMIT, self.gitea.show_runner(&live.scope(), live.id())).await {
+                Ok(Ok(Some(runner))) => runner,
+                // That proves nothing, and what comes next does.
+                Ok(Ok(None)) => return Ok(true),
+                Ok(Err(error)) => return Err(rest_failed(error)),
+                Err(_) => {
+                    return Err(DeregisterError::Unreachable(format!(
+                        "it did not show the runner within {}s",
+                        LOOK_LIMIT.as_secs()
+                    )));
+                }
+            };
         let alive = live.shown(runner.shown());
         let sight = Sight {
             alive,
@@ -298,7 +298,7 @@ impl Lifecycle {
         };
         let shown: HashMap<_, _> =
             listed.iter().map(|runner| (runner.id, runner.shown())).collect();
-        for live in self.roster.all().into_iter().filter(|live| live.scope == *scope) {
+        for live in self.roster.all().into_iter().filter(|live| live.scope() == *scope) {
             let Some(shown) = shown.get(&live.id()) else { continue };
             let before = live.presence();
             let spoke = live.spoke();

@@ -59,8 +59,6 @@ impl Upstream {
 pub struct Live {
     /// The broker's own number of it.
     pub record_id: RecordId,
-    /// Where it serves.
-    pub scope: Scope,
     /// How the broker came to know it.
     pub origin: Origin,
     /// Id of the enrollment token that it came by; empty where it came by none.
@@ -94,7 +92,6 @@ impl Live {
     pub(super) fn new(record: Record, now: Instant) -> Self {
         Self {
             record_id: record.record_id,
-            scope: record.scope.clone(),
             origin: record.origin,
             parent_id: record.parent_id.clone(),
             ephemeral: record.ephemeral,
@@ -125,6 +122,12 @@ impl Live {
     #[must_use]
     pub fn upstream(&self) -> Arc<Upstream> {
         self.upstream.load_full()
+    }
+
+    /// Where it serves; of one that was adopted, as far as that is known.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.inner().record.scope.clone()
     }
 
     /// Gitea's id of it; 0 as long as Gitea has not told it.
@@ -158,6 +161,11 @@ impl Live {
         inner.record.upstream.id = id;
         inner.record.name = name.to_owned();
         self.upstream.store(Arc::new(Upstream::of(&inner.record)));
+    }
+
+    /// Gitea has told where it serves; the store has that already.
+    pub(super) fn set_scope(&self, scope: Scope) {
+        self.inner().record.scope = scope;
     }
 
     /// The broker has, or no longer has, Gitea keep tasks from it.

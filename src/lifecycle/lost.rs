@@ -134,7 +134,7 @@ impl Lifecycle {
     fn ask_rest(self: &Arc<Self>, live: &Arc<Live>) {
         let every = self.timing.lost / QUESTIONS;
         if live.id() == 0
-            || !self.gitea.can_list(&live.scope)
+            || !self.gitea.can_list(&live.scope())
             || !self.lost().asks(live.record_id, Instant::now(), every)
         {
             return;
@@ -142,9 +142,9 @@ impl Lifecycle {
         let this = Arc::clone(self);
         let live = Arc::clone(live);
         tokio::spawn(async move {
-            let absent = match this.gitea.show_runner(&live.scope, live.id()).await {
+            let absent = match this.gitea.show_runner(&live.scope(), live.id()).await {
                 // A 404 may mean that the token sees nothing at all.
-                Ok(None) => this.gitea.sees(&live.scope).await.map(|()| true),
+                Ok(None) => this.gitea.sees(&live.scope()).await.map(|()| true),
                 Ok(Some(_)) => Ok(false),
                 Err(error) => Err(error),
             };

@@ -14,6 +14,7 @@ mod exchange;
 mod hand_on;
 mod lease;
 mod live;
+mod locate;
 mod lost;
 mod park;
 mod prove;

@@ -141,7 +141,7 @@ impl Lifecycle {
             return None;
         };
         info!(runner = key.name, id = live.id(), "runner asked again: same identity");
-        let scope = live.scope.to_string();
+        let scope = live.scope().to_string();
         self.metrics.registration(&scope, Outcome::Repeated, Duration::ZERO);
         let answer = Answer { headers: HeaderMap::new(), body };
         Some((answer, delivery))
@@ -221,7 +221,7 @@ impl Lifecycle {
         let scope = &intent.scope;
         let token = match self.gitea.registration_token(scope).await {
             Ok(token) => token,
-            Err(error) => return Err(self.not_minted(intent, &error)),
+            Err(error) => return Err(self.not_minted(intent, &error, None)),
         };
         let body = message(&token).map_err(|error| (Outcome::Rejected, error))?;
         fault::point("register-begun");
@@ -235,24 +235,25 @@ impl Lifecycle {
         let mut answer = self.gitea.register(codec, body, headers.clone(), &token).await;
         fault::point("gitea-answered");
         // It was refused before anything was done, so that this is no second time.
-        if let Err(RegisterFailure::Refused { refusal, .. }) = &answer
+        if let Err(RegisterFailure::Refused { refusal, error: refused }) = &answer
             && refusal.is_of_token()
         {
-            match self.gitea.renewed_token(scope, &token).await {
-                Ok(Some(later)) => match message(&later) {
-                    Ok(body) => {
-                        info!(%scope, "Gitea's registration token was reset: going on with the latest");
-                        answer = self.gitea.register(codec, body, headers, &later).await;
-                    }
-                    Err(error) => {
-                        self.drop_intent(intent).await;
-                        return Err((Outcome::Rejected, error));
-                    }
-                },
+            let again = match self.gitea.renewed_token(scope, &token).await {
+                Ok(Some(later)) => message(&later)
+                    .map(|body| Some((body, later)))
+                    .map_err(|error| (Outcome::Rejected, error)),
+                Ok(None) => Ok(None),
+                Err(error) => Err(self.not_minted(intent, &error, Some(refused))),
+            };
+            match again {
+                Ok(Some((body, later))) => {
+                    info!(%scope, "Gitea's registration token was reset: going on with the latest");
+                    answer = self.gitea.register(codec, body, headers, &later).await;
+                }
                 Ok(None) => {}
-                Err(error) => {
+                Err(failed) => {
                     self.drop_intent(intent).await;
-                    return Err(self.not_minted(intent, &error));
+                    return Err(failed);
                 }
             }
         }
@@ -424,24 +425,46 @@ impl Lifecycle {
         }
     }
 
-    /// There is no registration token to register with.
-    fn not_minted(&self, intent: &Intent, error: &RestError) -> (Outcome, ConnectError) {
+    /// There is no registration token to register with; `refused` is what Gitea said of the one before.
+    fn not_minted(
+        &self,
+        intent: &Intent,
+        error: &RestError,
+        refused: Option<&ConnectError>,
+    ) -> (Outcome, ConnectError) {
         let (name, scope) = (&intent.key.name, &intent.scope);
         if let RestError::Unreachable(failure) = error {
             self.metrics.upstream_error(failure.kind);
-            warn!(runner = name, reason = %failure, "registration failed: Gitea cannot be reached");
-            let text = format!(
-                "Gitea cannot be reached by the broker at the moment ({failure}); \
-                 the runner was not registered: try again"
-            );
-            return (Outcome::Unreachable, ConnectError::new(Code::Unavailable, text));
         }
-        error!(runner = name, %scope, %error, "the broker gets no registration token from Gitea");
-        let text = format!(
-            "the broker gets no registration token for scope {scope} from Gitea ({error}); the broker's \
-             admin must see to that; the runner's own token is fine"
+        if let Some(retry_after) = error.passes_after() {
+            warn!(runner = name, %scope, %error, "registration failed: Gitea gives out no registration token");
+            let text = format!(
+                "the broker gets no registration token for scope {scope} from Gitea at the moment \
+                 ({error}); the runner was not registered: try again"
+            );
+            let error = ConnectError::new(Code::Unavailable, text).after(retry_after);
+            return (Outcome::Unreachable, error);
+        }
+        error!(
+            runner = name,
+            %scope,
+            %error,
+            refused = refused.map(|refused| refused.message.as_str()),
+            "the broker gets no registration token from Gitea"
         );
-        (Outcome::Refused, ConnectError::new(Code::FailedPrecondition, text))
+        let (code, then) = match error {
+            // Gitea, or what is in front of it, may answer otherwise in a moment.
+            RestError::Unexpected(..) => (Code::Unavailable, "try again"),
+            _ => (
+                Code::FailedPrecondition,
+                "the broker's admin must see to that; the runner's own token is fine",
+            ),
+        };
+        let text = format!(
+            "the broker gets no registration token for scope {scope} from Gitea ({error}), so the runner \
+             was not registered: {then}"
+        );
+        (Outcome::Refused, ConnectError::new(code, text))
     }
 
     fn refused(
@@ -456,12 +479,13 @@ impl Lifecycle {
             RegisterRefusal::TokenNotFound
             | RegisterRefusal::TokenInvalidated
             | RegisterRefusal::OwnerGone => {
+                let setting = self.gitea.setting(scope, "registration_token_file");
                 error!(
                     runner = name,
                     %scope,
                     answer = error.message,
                     "Gitea refuses the broker's registration token: put the scope's latest one into \
-                     gitea.registration_token_file (GITEA_RUNNER_REGISTRATION_TOKEN_FILE) and send SIGHUP"
+                     {setting} and send SIGHUP, or give an API token, with which the broker gets it itself"
                 );
                 ConnectError::new(
                     Code::FailedPrecondition,

@@ -58,7 +58,7 @@ impl Lifecycle {
             Ok(()) => Outcome::Revived,
             Err(failed) => failed.outcome,
         };
-        self.metrics.registration(&live.scope.to_string(), outcome, begun.elapsed());
+        self.metrics.registration(&live.scope().to_string(), outcome, begun.elapsed());
         match result {
             Ok(()) => {
                 *pause = Pause::default();
@@ -74,7 +74,7 @@ impl Lifecycle {
                 Err(match error.code {
                     Code::Unauthenticated | Code::PermissionDenied if not_asked => error,
                     // Whatever Gitea says of the registration, it is no reason for the runner to end.
-                    _ => later(error.message),
+                    _ => later(error.message).after(error.retry_after),
                 })
             }
         }

@@ -135,15 +135,8 @@ impl Lifecycle {
     pub async fn create_token(&self, draft: Draft, by: &By) -> Result<Issued, TokenError> {
         let now = SystemTime::now();
         draft.check(now).map_err(TokenError::Invalid)?;
-        let settings = self.settings.load();
-        if !settings.gitea.serves(&draft.policy.scope) {
-            let names: Vec<_> = settings.gitea.served().map(|one| one.scope.to_string()).collect();
-            let text = format!(
-                "the broker serves {}: give one of these, or leave it out for the first",
-                names.join(", ")
-            );
-            return Err(TokenError::Invalid(vec![("scope", text)]));
-        }
+        let served = self.settings.load().gitea.must_serve(&draft.policy.scope);
+        served.map_err(|text| TokenError::Invalid(vec![("scope", text)]))?;
         let _changing = self.enrollment.changing.lock().await;
         let all = self.tokens();
         if all.iter().filter(|one| one.token.origin == Origin::Created).count() >= MAX_TOKENS {

@@ -198,7 +198,7 @@ impl Lifecycle {
         scopes.extend(self.settings.load().gitea.served().map(|served| served.scope.clone()));
         let mut counts: HashMap<_, i64> = HashMap::new();
         for live in self.roster.all() {
-            *counts.entry((live.scope.clone(), self.state_of(&live))).or_default() += 1;
+            *counts.entry((live.scope(), self.state_of(&live))).or_default() += 1;
         }
         for scope in self.unsettled_scopes() {
             *counts.entry((scope, UNCLEAR)).or_default() += 1;

@@ -78,14 +78,14 @@ impl Lifecycle {
         let settings = self.settings.load();
         let allowed = match live.origin {
             _ if !live.parent_id.is_empty() => self.enrollment.may_return(&live.parent_id, peer),
-            Origin::Declared if !settings.runners.iter().any(|one| one.name == record.name) => {
+            Origin::Declared if !settings.runners.iter().any(|one| one.is(&record)) => {
                 return Err(gone());
             }
             Origin::Enrolled | Origin::Declared | Origin::Adopted => Ok(()),
         };
-        let served = match settings.gitea.serves(&live.scope) {
+        let served = match settings.gitea.serves(&record.scope) {
             true => Ok(()),
-            false => Err(Refusal::Scope(live.scope.clone())),
+            false => Err(Refusal::Scope(record.scope)),
         };
         allowed.and(served).map_err(|refusal| {
             let text = format!("this runner was deregistered and may not come back: {refusal}");

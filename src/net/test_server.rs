@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use secrecy::SecretString;
@@ -123,6 +123,13 @@ pub(crate) fn recorded(name: &str) -> Answer {
     Some(response.body(Full::new(body(answer))).unwrap())
 }
 
+/// Status and body of the answer that was recorded under this name.
+pub(crate) fn recorded_answer(name: &str) -> (StatusCode, Bytes) {
+    let exchange = exchange(name);
+    let status = u16::try_from(exchange["response"]["status"].as_u64().unwrap()).unwrap();
+    (StatusCode::from_u16(status).unwrap(), body(&exchange["response"]))
+}
+
 /// The body of the request that was recorded under this name.
 pub(crate) fn recorded_request(name: &str) -> Bytes {
     body(&exchange(name)["request"])
@@ -145,6 +152,7 @@ pub(crate) fn gitea(url: &str) -> config::Gitea {
     config::Gitea {
         url: url.parse().unwrap(),
         default: config::Served {
+            section: "gitea".into(),
             scope: config::Scope::Instance,
             registration_token: Some(SecretString::from("registration-token")),
             api_token: None,

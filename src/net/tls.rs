@@ -88,6 +88,7 @@ mod tests {
         config::Gitea {
             url: url.parse().unwrap(),
             default: config::Served {
+                section: "gitea".into(),
                 scope: config::Scope::Instance,
                 registration_token: None,
                 api_token: None,

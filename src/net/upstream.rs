@@ -110,16 +110,12 @@ impl Upstream {
         self.with_path(path_and_query.clone())
     }
 
-    /// Where a call of the actions protocol goes, for `method` as in `runner.v1.RunnerService/Declare`.
+    /// Where a call of the broker's own goes; `path` begins with a slash, may have a query, and is escaped
+    /// already.
     #[must_use]
-    pub fn rpc_uri(&self, method: &str) -> Uri {
-        self.below("/api/actions/", method)
-    }
-
-    /// Where a REST call goes; `path` has no leading slash, may have a query, and is escaped already.
-    #[must_use]
-    pub fn rest_uri(&self, path: &str) -> Uri {
-        self.below("/api/v1/", path)
+    pub fn below(&self, path: &str) -> Uri {
+        let path = format!("{}{path}", self.0.base_path);
+        self.with_path(path.parse().expect("the parts of the path are escaped"))
     }
 
     /// Sends on a pooled connection and waits, no longer than `limit`, for the head of the answer. A
@@ -240,11 +236,6 @@ impl Upstream {
             }
         }
         answer
-    }
-
-    fn below(&self, prefix: &str, path: &str) -> Uri {
-        let path = format!("{}{prefix}{path}", self.0.base_path);
-        self.with_path(path.parse().expect("the parts of the path are escaped"))
     }
 
     fn with_path(&self, path_and_query: PathAndQuery) -> Uri {

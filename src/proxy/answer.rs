@@ -20,9 +20,8 @@ use super::service::{Proxy, refuse};
 use super::wrong_word::Asked;
 use crate::connect::messages::{DeclareResponse, Runner};
 use crate::connect::retry_after::{DEFAULT_WAIT, header_of};
-use crate::connect::{
-    Codec, ConnectError, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip, is_unregistered,
-};
+use crate::connect::{Codec, ConnectError, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip};
+use crate::gitea::is_unregistered;
 use crate::lifecycle::{Live, Stranger};
 
 /// The longest answer that is read, also after decompression; a real one is below a kilobyte.

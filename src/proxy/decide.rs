@@ -152,7 +152,9 @@ impl Proxy {
         match caller {
             Caller::Known(live) => {
                 self.lifecycle.accepted(&live);
-                Ok(self.declared(&live, labels, version, response).await)
+                let response = self.declared(&live, labels, version, response).await;
+                self.lifecycle.locate_soon(&live);
+                Ok(response)
             }
             Caller::Stranger(stranger) => {
                 let (runner, response) = self.named(response).await;

@@ -205,6 +205,7 @@ fn settings(
         gitea: config::Gitea {
             url: gitea.url().parse()?,
             default: config::Served {
+                section: "gitea".into(),
                 scope: Scope::Instance,
                 registration_token: Some(registration.clone()),
                 api_token: Some(api.clone()),

@@ -244,6 +244,14 @@ impl Store {
         self.call(move |c| queries::identify(c, id, gitea_id, &name)).await
     }
 
+    /// Keeps where Gitea has an adopted runner.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn set_scope(&self, id: RecordId, scope: Scope) -> Result<(), StoreError> {
+        self.call(move |c| queries::set_scope(c, id, &scope)).await
+    }
+
     /// Records that ended after `since` and may be revived, oldest first.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use super::rows::{self, list_text, state_text, time_ms};
 use super::{Adopted, KeptAnswer, NewRunner, StoredIntent, Touch, events, tokens};
 use crate::broker::{Credentials, Event, Intent, Reason, Record, RecordId, RecordState};
+use crate::config::Scope;
 
 /// How long an ended record is kept, so that a second Deregister gets the same answer; an ended token likewise.
 pub(super) const KEEP_ENDED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -190,6 +191,12 @@ pub(super) fn identify(c: &Connection, id: RecordId, gitea_id: i64, name: &str) 
         "UPDATE runners SET presented_id = ?1, upstream_id = ?1, name = ?2 WHERE record_id = ?3",
     )?
     .execute(params![gitea_id, name, id.0])?;
+    Ok(())
+}
+
+pub(super) fn set_scope(c: &Connection, id: RecordId, scope: &Scope) -> Result<()> {
+    c.prepare_cached("UPDATE runners SET scope = ? WHERE record_id = ?")?
+        .execute(params![scope.to_string(), id.0])?;
     Ok(())
 }
 

@@ -62,7 +62,7 @@ fn from_file(site: &Site, broker: &Broker, name: &str) -> Runner {
     runner.moved_to(&broker.url)
 }
 
-fn live(broker: &Broker, name: &str) -> Option<Arc<Live>> {
+pub(crate) fn live(broker: &Broker, name: &str) -> Option<Arc<Live>> {
     let mut all = broker.lifecycle.roster.all();
     all.retain(|live| live.record().name == name && !live.is_resting());
     assert!(all.len() < 2, "two of {name}");

@@ -15,6 +15,7 @@ use crate::admin::Admin;
 use crate::admin::problem::{AMBIGUOUS_RUNNER, Problem, UNKNOWN_RUNNER};
 use crate::admin::view::Runner;
 use crate::broker::Reason;
+use crate::config::Scope;
 use crate::lifecycle::{By, Force, Live, Roster};
 
 #[derive(Deserialize, IntoParams)]
@@ -23,6 +24,8 @@ use crate::lifecycle::{By, Force, Live, Roster};
 pub(super) struct Listing {
     /// Those that came by this enrollment token, or by one that was exchanged for it.
     token_id: Option<String>,
+    /// Those that serve here: `instance`, `org:NAME`, `user` or `repo:OWNER/NAME`.
+    scope: Option<String>,
     /// At most so many.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
@@ -50,7 +53,12 @@ pub(super) async fn list(
     if let Some(id) = &listing.token_id {
         all.retain(|live| admin.lifecycle.enrollment.is_of(&live.parent_id, id));
     }
-    let held = [("token_id", listing.token_id)];
+    if let Some(scope) = &listing.scope {
+        let scope: Scope =
+            scope.parse().map_err(|error| Problem::of_request(format!("scope: {error}")))?;
+        all.retain(|live| live.scope() == scope);
+    }
+    let held = [("token_id", listing.token_id), ("scope", listing.scope)];
     let page = Page::cut(all, limit, "runners", &held, |last| last.record_id.0.to_string());
     Ok(page.map(|live| Runner::of(&admin.lifecycle, &live)))
 }

@@ -81,8 +81,9 @@ pub(super) async fn create(
     Extension(by): Extension<By>,
     Json(new): Json<NewToken>,
 ) -> Result<Response, Problem> {
-    let scope = admin.lifecycle.settings.load().gitea.default.scope.clone();
-    let draft = draft::draft(new, &scope, SystemTime::now()).map_err(Problem::of_fields)?;
+    let settings = admin.lifecycle.settings.load_full();
+    let draft = draft::draft(new, &settings.gitea, SystemTime::now());
+    let draft = draft.map_err(Problem::of_fields)?;
     let issued = IssuedToken::of(&admin.lifecycle.create_token(draft, &by).await?);
     let location = format!("tokens/{}", issued.token.id);
     Ok((StatusCode::CREATED, [(LOCATION, location)], Secret(issued)).into_response())

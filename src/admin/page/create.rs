@@ -65,6 +65,9 @@ struct NewPage {
     frame: Frame,
     /// The form's own id.
     form: String,
+    /// The scopes to choose from; one is no choice.
+    scopes: Vec<String>,
+    scope: String,
     single_use: bool,
     ephemeral_only: bool,
     life: String,
@@ -84,9 +87,13 @@ impl NewPage {
             let value = fields.text(name).to_owned();
             Field { name, label, hint, look, value, wrong: of_it.map(|it| it.detail.clone()) }
         };
+        let settings = visit.lifecycle().settings.load();
+        let served = settings.gitea.served();
         let mut page = Self {
             frame: visit.frame("tokens"),
             form: visit.new_form(),
+            scopes: served.map(|served| served.scope.to_string()).collect(),
+            scope: fields.text("scope").to_owned(),
             single_use: fields.text("kind") == "single_use",
             ephemeral_only: fields.ticked("ephemeral_only"),
             life: fields.text("life").to_owned(),
@@ -147,9 +154,9 @@ pub(super) async fn create(sent: Sent) -> Response {
     let again = |wrong: &Wrong| {
         layout::page(StatusCode::UNPROCESSABLE_ENTITY, &NewPage::of(visit, &sent, wrong))
     };
-    let scope = visit.lifecycle().settings.load().gitea.default.scope.clone();
+    let settings = visit.lifecycle().settings.load_full();
     let (new, mut wrong) = new_token(&sent);
-    let draft = match (draft(new, &scope, SystemTime::now()), wrong.is_empty()) {
+    let draft = match (draft(new, &settings.gitea, SystemTime::now()), wrong.is_empty()) {
         (Ok(draft), true) => draft,
         (made, _) => {
             wrong.extend(made.err().unwrap_or_default());
@@ -186,6 +193,7 @@ fn new_token(fields: &Fields) -> (NewToken, Wrong) {
     let new = NewToken {
         kind: given("kind"),
         description: fields.text("description").to_owned(),
+        scope: given("scope"),
         labels: list("labels"),
         name_pattern: given("name_pattern"),
         ephemeral_only: fields.ticked("ephemeral_only"),

@@ -122,7 +122,7 @@ pub struct NewToken {
     /// For people: one line.
     #[schema(max_length = 500, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub description: String,
-    /// Where its runners serve; left out: the broker's own scope, the only one that can be.
+    /// Where its runners serve, one of the scopes of the settings; left out: the first of them.
     #[schema(pattern = "^(instance|user|org:.+|repo:.+/.+)$")]
     pub scope: Option<String>,
     /// Bare names that its runners may claim; empty: any.

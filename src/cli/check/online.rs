@@ -235,7 +235,12 @@ mod tests {
 
     #[test]
     fn a_registration_token_comes_from_the_settings_or_from_gitea() {
-        let none = Served { scope: Scope::Instance, registration_token: None, api_token: None };
+        let none = Served {
+            scope: Scope::Instance,
+            registration_token: None,
+            api_token: None,
+            section: "gitea".into(),
+        };
         let set = Served { registration_token: Some("x".into()), ..none.clone() };
         let of = |served: &Served, mint| registration_token(served, mint, "this Gitea").outcome;
         assert_eq!(of(&none, Some(Minting::Post)), Outcome::Ok);

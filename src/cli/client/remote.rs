@@ -147,6 +147,7 @@ fn trust(url: &Uri, ca_file: Option<&Path>) -> config::Gitea {
     config::Gitea {
         url: url.clone(),
         default: config::Served {
+            section: "gitea".into(),
             scope: Scope::Instance,
             registration_token: None,
             api_token: None,

@@ -23,7 +23,8 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
 
-    /// Where its runners serve: instance, org:NAME, user or repo:OWNER/NAME [default: the broker's]
+    /// Where its runners serve: instance, org:NAME, user or repo:OWNER/NAME, as far as the broker serves
+    /// it [default: the broker's first]
     #[arg(long)]
     scope: Option<String>,
 

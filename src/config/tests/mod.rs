@@ -3,6 +3,7 @@
 mod network;
 mod properties;
 mod runners;
+mod scopes;
 mod secrets;
 mod tokens;
 
@@ -362,10 +363,18 @@ fn the_example_loads_names_every_key_and_shows_the_defaults() {
         .set("admin.token_file", &admin)
         .set("gitea.api_token_file", &api)
         .set("gitea.ca_file", &ca);
-    case.toml = case.toml.replace("/run/secrets/enrollment_builders", &builders);
+    let acme = case.file("acme", "of-acme");
+    for (there, here) in [
+        ("/run/secrets/enrollment_builders", &builders),
+        ("/run/secrets/registration_token_acme", &acme),
+        ("/run/secrets/gitea_api_token_acme", &api),
+    ] {
+        case.toml = case.toml.replace(there, here);
+    }
     let loaded = case.good();
     assert_eq!(loaded.settings.credentials.address, Address::Auto);
     assert_eq!(loaded.settings.enrollment.tokens.len(), 1);
+    assert_eq!(loaded.settings.gitea.further.len(), 1);
     assert_eq!(loaded.settings.labels.len(), 2);
     for used in &loaded.used {
         let of_token = used.key.split_once("].");

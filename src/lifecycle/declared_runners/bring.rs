@@ -38,7 +38,7 @@ impl Lifecycle {
     pub(super) async fn bring(self: &Arc<Self>, declared: &DeclaredRunner) -> Result<(), Trouble> {
         // Nobody could start from the credentials of one that is registered all the same.
         self.place()?;
-        let mut live = match self.find(&declared.name).await.map_err(Trouble::no_file)? {
+        let mut live = match self.find(declared).await.map_err(Trouble::no_file)? {
             Some(live) => live,
             None => self.register_declared(declared).await.map_err(Trouble::no_file)?,
         };
@@ -85,10 +85,12 @@ impl Lifecycle {
         }
     }
 
-    /// The runner of this name that was registered before, awake.
-    async fn find(self: &Arc<Self>, name: &str) -> Result<Option<Arc<Live>>, String> {
-        let is_it =
-            |live: &Arc<Live>| live.origin == Origin::Declared && live.record().name == name;
+    /// The one that was registered before, awake.
+    async fn find(
+        self: &Arc<Self>,
+        declared: &DeclaredRunner,
+    ) -> Result<Option<Arc<Live>>, String> {
+        let is_it = |live: &Arc<Live>| declared.is(&live.record());
         let mut known: Vec<_> = self.roster.all().into_iter().filter(is_it).collect();
         let mut asleep: Vec<_> = self.roster.asleep().into_iter().filter(is_it).collect();
         asleep.sort_unstable_by_key(|live| live.record_id);

@@ -29,8 +29,8 @@ fn addresses_keep_the_sub_path() {
     let upstream = upstream("http://gitea:3000/sub/");
     assert_eq!(upstream.base_path(), "/sub");
     assert_eq!(upstream.uri(&PathAndQuery::from_static("/sub/x")), "http://gitea:3000/sub/x");
-    assert_eq!(upstream.rpc_uri("a.B/C"), "http://gitea:3000/sub/api/actions/a.B/C");
-    assert_eq!(upstream.rest_uri("user?a=b"), "http://gitea:3000/sub/api/v1/user?a=b");
+    assert_eq!(upstream.below("/a.B/C"), "http://gitea:3000/sub/a.B/C");
+    assert_eq!(upstream.below("/user?a=b"), "http://gitea:3000/sub/user?a=b");
 }
 
 #[test]

@@ -61,6 +61,38 @@ async fn the_secret_is_shown_once_and_a_reload_makes_no_second_token() {
 }
 
 #[tokio::test]
+async fn the_form_offers_the_scopes_where_there_are_several() {
+    let alone = Stack::start().await.signed_in().await.get("/tokens/new").await;
+    assert!(!alone.body.contains("name=\"scope\""), "one is no choice");
+
+    let stack = Stack::start_with(|site| {
+        let scopes = ["org:acme", "repo:acme/app"]
+            .map(|scope| format!("[[gitea.scopes]]\nscope = \"{scope}\"\napi_token = \"x\"\n"));
+        site.write_config(&scopes.concat());
+        site
+    })
+    .await;
+    let visitor = stack.signed_in().await;
+    let page = visitor.get("/tokens/new").await;
+    for scope in ["instance", "org:acme", "repo:acme/app"] {
+        assert!(page.body.contains(&format!("<option value=\"{scope}\"")), "{}", page.body);
+    }
+    let send =
+        async |fields: &[(&str, &str)]| visitor.send("/tokens/new", "../tokens/new", fields).await;
+    let wrong = send(&[("scope", "org:acme"), ("max_uses", "many")]).await;
+    let kept = "<option value=\"org:acme\" selected>";
+    assert!(wrong.status == 422 && wrong.body.contains(kept), "{}", wrong.body);
+    let other = send(&[("scope", "org:other")]).await;
+    assert!(other.body.contains("scope: the broker does not serve org:other"), "{}", other.body);
+    for (named, scope) in [("org:acme", "org:acme"), ("", "instance")] {
+        let made = send(&[("scope", named)]).await;
+        let secret = made.secret().unwrap_or_else(|| panic!("{}", made.body));
+        let token = stack.broker.lifecycle.token(secret.split('_').nth(1).unwrap()).unwrap();
+        assert_eq!(token.token.policy.scope.to_string(), scope);
+    }
+}
+
+#[tokio::test]
 async fn a_form_with_mistakes_comes_back_as_it_was_with_all_of_them() {
     let stack = Stack::start().await;
     let visitor = stack.signed_in().await;

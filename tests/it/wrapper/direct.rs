@@ -30,6 +30,25 @@ async fn with_an_api_token_the_runner_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_an_api_token_no_registration_token_is_needed_and_a_reset_does_not_matter() {
+    let gitea = gitea();
+    let api = gitea.api_token(&["write:admin"]);
+    let bare = || direct(&gitea).set("GITEA_RUNNER_REGISTRATION_TOKEN_FILE", "");
+    for wrapper in [bare(), direct(&gitea)] {
+        let _new = gitea.reset_registration_token(&Scope::Instance);
+        let wrapper = wrapper.set("GITEA_API_TOKEN", api.expose_secret());
+        let mut wrapped = wrapper.script("test -s .runner && exit 8");
+        assert_eq!(wrapped.ended(), 8, "{}", wrapped.output());
+        assert!(gitea.runners().is_empty() && !wrapper.file().exists());
+    }
+    let may_not = gitea.api_token(&["read:user"]);
+    let wrapper = bare().set("GITEA_API_TOKEN", may_not.expose_secret());
+    let mut wrapped = wrapper.script("exit 0");
+    assert_eq!(wrapped.ended(), 78, "{}", wrapped.output());
+    assert!(wrapped.output().contains("set GITEA_API_TOKEN_FILE"), "{}", wrapped.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_one_the_runner_and_its_file_are_kept_and_that_is_told() {
     let gitea = gitea();
     let wrapper = direct(&gitea);
