@@ -10,6 +10,7 @@ mod enroll;
 mod events;
 mod run;
 mod scripted;
+mod status;
 mod token;
 mod usage;
 

@@ -33,8 +33,10 @@ fn gitea_of(version: &str) -> StandInGitea {
     let options = Options { version: version.into(), ..Options::default() };
     let gitea = StandInGitea::start(options).unwrap();
     let empty = Answer { status: StatusCode::OK, headers: vec![], body: "[]".into() };
-    let cron = Route::Path("/api/v1/admin/cron".into());
-    gitea.faults().always(cron, When::BeforeActing, Effect::Answer(empty));
+    for path in ["/api/v1/admin/cron", "/api/v1/user/actions/variables"] {
+        let answer = Effect::Answer(empty.clone());
+        gitea.faults().always(Route::Path(path.into()), When::BeforeActing, answer);
+    }
     gitea
 }
 
@@ -273,6 +275,7 @@ async fn check_online_tells_abilities_scopes_and_clock() {
     assert_eq!(outcome("API token", Some("org:acme")), "not_checked");
     assert_eq!(outcome("registration token", Some("instance")), "not_checked");
     assert_eq!(outcome("registration token", Some("org:acme")), "not_checked");
+    assert_eq!(outcome("API token", Some("user")), "ok");
     assert_eq!(outcome("registration token", Some("user")), "ok");
     assert_eq!(changes(&gitea), Vec::<String>::new());
     let asked = gitea.journal().entries();

@@ -12,7 +12,7 @@ use runner_broker::sandbox::runner::{RegisterOptions, RpcError, Runner, StandInR
 use runner_broker::store::Store;
 use secrecy::ExposeSecret;
 
-use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea, quick};
+use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea, is_probe, quick};
 
 /// A runner with connections of its own that registered and declared itself.
 pub(crate) async fn join(url: &str, name: &str) -> Runner {
@@ -36,12 +36,13 @@ pub(crate) fn calls(gitea: &StandInGitea) -> Vec<String> {
         "POST" => entry.target.rsplit('/').next().unwrap().to_owned(),
         method => method.to_owned(),
     };
-    let calls = gitea.journal().entries().iter().map(word).collect::<Vec<_>>();
-    calls.into_iter().filter(|call| !["Ping", "GET"].contains(&call.as_str())).collect()
+    let entries = gitea.journal().entries();
+    let calls = entries.iter().filter(|entry| !is_probe(entry)).map(word);
+    calls.filter(|call| !["Ping", "GET"].contains(&call.as_str())).collect()
 }
 
 pub(crate) fn deletions(gitea: &StandInGitea) -> usize {
-    gitea.journal().count(|entry| entry.method == "DELETE")
+    gitea.journal().count(|entry| entry.method == "DELETE" && !is_probe(entry))
 }
 
 struct Scene {

@@ -81,7 +81,7 @@ async fn a_busy_one_ends_its_task_and_gets_no_other() {
             assert!(gitea.cancel_task(next));
         }
         let asked = gitea.journal().count(|entry| entry.method == "PATCH");
-        assert!(can_disable || asked == 1, "what Gitea cannot is remembered");
+        assert!(can_disable || asked <= 1, "what Gitea cannot is remembered");
     }
 }
 

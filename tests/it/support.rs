@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use runner_broker::app::App;
 use runner_broker::config::{self, Settings};
 use runner_broker::lifecycle::{Lifecycle, Timing};
-use runner_broker::sandbox::gitea::{Options, StandInGitea};
+use runner_broker::sandbox::gitea::{Entry, Options, StandInGitea};
 use runner_broker::shutdown::Signal;
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -228,6 +228,13 @@ impl Broker {
         self.ended().await;
         begun.elapsed()
     }
+}
+
+/// Whether the broker asked what Gitea can do, or what its API token may.
+pub(crate) fn is_probe(entry: &Entry) -> bool {
+    entry.method == "PUT"
+        || entry.target.ends_with("/9223372036854775807")
+        || (entry.target.ends_with("/Deregister") && entry.body.is_empty())
 }
 
 /// The content of a runner file.

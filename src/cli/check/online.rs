@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::Failure;
 use crate::config::{Scope, Served, Settings};
-use crate::gitea::{Abilities, GiteaClient, Minting, RestError, Skew, numbers, token_scope};
+use crate::gitea::{GiteaClient, Minting, RestError, Skew, numbers, token_scope};
 use crate::net::Upstream;
 
 /// How far two clocks may be apart before it is told.
@@ -62,10 +62,16 @@ pub(super) async fn ask(settings: &Settings) -> Result<Vec<Finding>, Failure> {
         findings.push(clock(&gitea).await);
     }
     for served in settings.gitea.served() {
+        let mut mint = None;
         if answers {
-            findings.push(api_token(&gitea, &served.scope).await.of(&served.scope));
+            let found = api_token(&gitea, &served.scope).await;
+            // What does not work mints nothing.
+            let works = found.outcome != Outcome::Failed;
+            mint = gitea.abilities().mint.filter(|mint| works || *mint == Minting::No);
+            findings.push(found.of(&served.scope));
         }
-        findings.push(registration_token(served, &gitea.abilities()).of(&served.scope));
+        let found = registration_token(served, mint, &gitea.abilities().gitea());
+        findings.push(found.of(&served.scope));
     }
     Ok(findings)
 }
@@ -172,8 +178,8 @@ async fn api_token(gitea: &GiteaClient, scope: &Scope) -> Finding {
 }
 
 /// None is minted here: that may change Gitea.
-fn registration_token(served: &Served, abilities: &Abilities) -> Finding {
-    let found = match (&served.registration_token, abilities.mint) {
+fn registration_token(served: &Served, mint: Option<Minting>, gitea: &str) -> Finding {
+    let found = match (&served.registration_token, mint) {
         (Some(_), _) => (
             Outcome::NotChecked,
             "only registering a runner would tell whether Gitea takes it".to_owned(),
@@ -184,9 +190,8 @@ fn registration_token(served: &Served, abilities: &Abilities) -> Finding {
         (None, Some(Minting::No)) => (
             Outcome::Failed,
             format!(
-                "none is set, and {} gives out none by its API: set registration_token_file for this \
-                 scope, or update Gitea to 1.22 or later",
-                abilities.gitea()
+                "none is set, and {gitea} gives out none by its API: set registration_token_file for \
+                 this scope, or update Gitea to 1.22 or later"
             ),
         ),
         (None, None) => (
@@ -237,9 +242,7 @@ mod tests {
             section: "gitea".into(),
         };
         let set = Served { registration_token: Some("x".into()), ..none.clone() };
-        let of = |served: &Served, mint| {
-            registration_token(served, &Abilities { mint, ..Abilities::default() }).outcome
-        };
+        let of = |served: &Served, mint| registration_token(served, mint, "this Gitea").outcome;
         assert_eq!(of(&none, Some(Minting::Post)), Outcome::Ok);
         assert_eq!(of(&none, Some(Minting::Get)), Outcome::Ok);
         assert_eq!(of(&none, Some(Minting::No)), Outcome::Failed);

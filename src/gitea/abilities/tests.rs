@@ -175,9 +175,9 @@ async fn a_gitea_that_wants_a_sign_in_is_asked_with_the_token() {
 async fn what_was_learnt_holds_for_its_version() {
     let told = std::sync::Arc::new(std::sync::Mutex::new("dev-1"));
     let tells = std::sync::Arc::clone(&told);
-    let (_server, client) = served(move |request| match request.method() {
-        &Method::GET => version(*tells.lock().unwrap()),
-        &Method::DELETE => not_allowed(&["GET"]),
+    let (_server, client) = served(move |request| match *request.method() {
+        Method::GET => version(*tells.lock().unwrap()),
+        Method::DELETE => not_allowed(&["GET"]),
         _ => answer(502, "text/html", "<html>"),
     })
     .await;
@@ -195,23 +195,26 @@ async fn what_was_learnt_holds_for_its_version() {
 
 #[tokio::test]
 async fn deregister_is_there_where_an_unknown_runner_is_refused() {
-    let refused = |code: &'static str| {
-        move || answer(401, "application/json", format!(r#"{{"code":"{code}"}}"#))
+    let refused = |code: Code| {
+        move || {
+            let (head, body) = ConnectError::new(code, "no").into_response().into_parts();
+            Some(Response::from_parts(head, body.into()))
+        }
     };
     for (answers, expected) in [
         (
-            Box::new(refused("unauthenticated")) as Box<dyn Fn() -> Answered + Send + Sync>,
+            Box::new(refused(Code::Unauthenticated)) as Box<dyn Fn() -> Answered + Send + Sync>,
             Some(true),
         ),
-        (Box::new(refused("unimplemented")), Some(false)),
-        (Box::new(refused("unavailable")), None),
+        (Box::new(refused(Code::Unimplemented)), Some(false)),
+        (Box::new(refused(Code::Unavailable)), None),
         (Box::new(|| recorded("deregister-unknown-to-gitea")), Some(false)),
         (Box::new(|| answer(404, "text/html", "<html>")), None),
         (Box::new(|| answer(200, "application/proto", "")), None),
     ] {
-        let (_server, client) = served(move |request| match request.method() {
-            &Method::GET => version("x"),
-            &Method::POST => answers(),
+        let (_server, client) = served(move |request| match *request.method() {
+            Method::GET => version("x"),
+            Method::POST => answers(),
             _ => not_allowed(&["GET"]),
         })
         .await;

@@ -30,7 +30,7 @@ pub enum Route {
     ListRunners,
     /// GET of one runner, at any scope.
     GetRunner,
-    /// DELETE of one runner, at any scope.
+    /// DELETE of one runner, at any scope; not of the highest id, by which the broker proves its right to.
     DeleteRunner,
     /// PATCH of one runner, at any scope.
     PatchRunner,

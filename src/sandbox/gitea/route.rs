@@ -126,7 +126,8 @@ pub(super) fn is(route: &Route, method: &Method, path: &str) -> bool {
         Route::ListRunners => matches!(rest(path), Some(Rest::Runners(_))),
         Route::GetRunner => method == Method::GET && matches!(rest(path), Some(Rest::Runner(..))),
         Route::DeleteRunner => {
-            method == Method::DELETE && matches!(rest(path), Some(Rest::Runner(..)))
+            method == Method::DELETE
+                && matches!(rest(path), Some(Rest::Runner(_, id)) if id != i64::MAX)
         }
         Route::PatchRunner => {
             method == Method::PATCH && matches!(rest(path), Some(Rest::Runner(..)))
