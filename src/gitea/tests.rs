@@ -348,6 +348,15 @@ async fn rest_answers_are_read_as_recorded() {
 }
 
 #[tokio::test]
+async fn only_giteas_own_answer_is_a_deletion() {
+    for (kind, body) in [("text/html", "<html>sign in</html>"), ("application/json", "{}")] {
+        let (_server, client) = served(move |_| answer(200, kind, body)).await;
+        let error = client.delete_runner(&Scope::Instance, 5).await.unwrap_err();
+        assert!(matches!(error, RestError::Unexpected(StatusCode::OK, _)), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn rest_refusals_say_what_to_set() {
     let org = Scope::Org("acme".into());
     let no_token = client("http://127.0.0.1:1", None);

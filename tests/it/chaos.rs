@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::binary::Binary;
-use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, gitea, quick, runner_file};
+use crate::support::{Broker, ENROLLMENT_TOKEN, PATIENCE, Site, gitea, quick, runner_file, within};
 
 const SEEDS: [u64; 3] = [1, 4_711, 20_260_401];
 const AGENTS: u64 = 6;
@@ -72,7 +72,8 @@ async fn chaos(mut dice: Dice, address: String) {
     let broker = Broker::start(&site).await;
     let url = broker.url.clone();
     broker.stop().await;
-    let site = site.set("listen.runners", url.trim_start_matches("http://"));
+    let place = url.trim_start_matches("http://");
+    let site = site.set("listen.runners", place);
 
     let over = CancellationToken::new();
     let mut agents = JoinSet::new();
@@ -82,12 +83,13 @@ async fn chaos(mut dice: Dice, address: String) {
     }
     let trouble = tokio::spawn(trouble(gitea.clone(), dice.fork(), over.clone()));
     for _ in 0..PHASES {
-        a_broker_lives(&site, &mut dice).await;
+        a_broker_lives(&site, place, &mut dice).await;
     }
     over.cancel();
     trouble.await.unwrap();
     let agents = agents.join_all().await;
 
+    is_free(place).await;
     let broker = Broker::start_with(&site, last_timing()).await;
     agree(&gitea, &site, &broker).await;
     let mut held = BTreeSet::new();
@@ -112,7 +114,8 @@ fn last_timing() -> Timing {
     }
 }
 
-async fn a_broker_lives(site: &Site, dice: &mut Dice) {
+async fn a_broker_lives(site: &Site, place: &str, dice: &mut Dice) {
+    is_free(place).await;
     let end = dice.roll(5);
     if end == 0 {
         let timing = Timing { register: Duration::from_millis(300), ..last_timing() };
@@ -144,6 +147,16 @@ async fn a_broker_lives(site: &Site, dice: &mut Dice) {
     })
     .await
     .unwrap();
+}
+
+/// A process that is about to start has the sockets of this one, for a moment.
+async fn is_free(place: &str) {
+    let free = async {
+        while std::net::TcpListener::bind(place).is_err() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(free).await;
 }
 
 /// What goes wrong in Gitea and on the way there.
@@ -185,9 +198,15 @@ async fn trouble(gitea: StandInGitea, mut dice: Dice, over: CancellationToken) {
             gitea.queue_task(&["host"]);
         }
         if dice.roll(25) == 0 {
-            gitea.set_down().await.unwrap();
+            // It is down all the same where its port is not free yet.
+            let _ = gitea.set_down().await;
             sleep(Duration::from_millis(dice.roll(150))).await;
-            gitea.set_up().await.unwrap();
+            let back = async {
+                while gitea.set_up().await.is_err() {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            within(back).await;
         }
         sleep(Duration::from_millis(10 + dice.roll(60))).await;
     }
