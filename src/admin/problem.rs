@@ -221,7 +221,7 @@ impl From<DeregisterError> for Problem {
                 (StatusCode::CONFLICT, "no-ability", "Gitea cannot delete runners")
             }
             DeregisterError::Busy(_) => (StatusCode::CONFLICT, "busy", "The runner has a task"),
-            DeregisterError::NotTold | DeregisterError::NotMoved => {
+            DeregisterError::NotTold | DeregisterError::NotMoved | DeregisterError::Foreign => {
                 (StatusCode::CONFLICT, NOT_TOLD, "Too little is known of the runner yet")
             }
             DeregisterError::Lost => {

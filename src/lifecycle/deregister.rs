@@ -462,6 +462,7 @@ fn spare_adopted(live: &Live, reason: Reason) -> Result<(), DeregisterError> {
     match (live.id(), reason) {
         (0, Reason::Runner) => Ok(()),
         (0, _) => Err(DeregisterError::NotTold),
+        _ if live.may_be_foreign() && reason.is_revivable() => Err(DeregisterError::Foreign),
         _ => Ok(()),
     }
 }

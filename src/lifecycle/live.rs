@@ -109,6 +109,16 @@ impl Live {
         }
     }
 
+    /// Whether it may serve elsewhere than its record says. The instance's pages show the runners of all
+    /// organizations, users and repositories; one that came by no token of the broker's proves nothing by them,
+    /// and registered anew for the instance it would get everyone's jobs.
+    #[must_use]
+    pub fn may_be_foreign(&self) -> bool {
+        self.origin == Origin::Adopted
+            && self.parent_id.is_empty()
+            && self.scope() == Scope::Instance
+    }
+
     pub(super) fn key(&self) -> String {
         self.presented.uuid.to_ascii_lowercase()
     }

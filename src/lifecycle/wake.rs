@@ -81,6 +81,7 @@ impl Lifecycle {
             Origin::Declared if !settings.runners.iter().any(|one| one.is(&record)) => {
                 return Err(gone());
             }
+            Origin::Adopted if live.may_be_foreign() => Err(Refusal::Scope(record.scope.clone())),
             Origin::Enrolled | Origin::Declared | Origin::Adopted => Ok(()),
         };
         let served = match settings.gitea.serves(&record.scope) {

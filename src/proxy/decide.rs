@@ -307,6 +307,7 @@ fn deregister_failed(error: &DeregisterError) -> ConnectError {
         | DeregisterError::SwitchedOff
         | DeregisterError::NotTold
         | DeregisterError::NotMoved
+        | DeregisterError::Foreign
         | DeregisterError::Lost
         | DeregisterError::Refused(_) => Code::FailedPrecondition,
         DeregisterError::Unreachable(_) | DeregisterError::Store(_) => Code::Unavailable,

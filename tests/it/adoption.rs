@@ -393,3 +393,31 @@ async fn the_command_reads_a_file_and_says_what_is_next() {
     let missing = adopt(&stack.site.path("nowhere")).await;
     assert_eq!(missing.code, 64);
 }
+
+/// The instance's pages show the runners of every organization: registered anew for the instance, one of them
+/// would get everyone's jobs.
+#[tokio::test]
+async fn one_of_another_organization_is_never_registered_for_the_instance() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let scope = Scope::Org("others".into());
+    let options = RegisterOptions::new(gitea.registration_token(&scope), "foreign");
+    let runner = StandInRunner::new(&gitea.url()).register(&options).await.unwrap();
+    let runner = runner.moved_to(&broker.url);
+    runner.declare(&["host"]).await.unwrap();
+    let live = adopted(&broker, &runner).await;
+    for reason in [Reason::Lease, Reason::Shutdown] {
+        let kept = end(&broker, &live, reason).await;
+        assert!(matches!(kept, Err(DeregisterError::Foreign)), "{kept:?}");
+    }
+    assert_eq!(gitea.runner(runner.credentials.id).unwrap().scope, scope);
+    runner.fetch_task(0).await.unwrap();
+    let rows = gitea.runners();
+    assert!(rows.iter().all(|row| row.scope == scope), "{rows:?}");
+    // An admin's word is final.
+    deregister(&broker, &live).await.unwrap();
+    assert_eq!(gitea.runners(), []);
+    runner.fetch_task(0).await.unwrap_err();
+    assert_eq!(gitea.runners(), []);
+}

@@ -32,6 +32,12 @@ pub enum DeregisterError {
     /// It was adopted ahead, and may be at work straight at Gitea.
     #[error("the runner was adopted and has not called through the broker yet: it is kept")]
     NotMoved,
+    /// It may be an organization's, and could not be given back to that.
+    #[error(
+        "the runner was adopted, and Gitea does not tell whether it serves the whole instance, so it could not \
+         come back where it was: it is kept; `runner-broker runner deregister` deletes it"
+    )]
+    Foreign,
     /// An admin switched it off in Gitea; registered anew, it would be switched on.
     #[error(
         "an admin has switched the runner off in Gitea, so it is left there: switch it on, or delete \
@@ -60,9 +66,12 @@ impl DeregisterError {
             Self::NoApiToken(_) | Self::NoAbility(_) => Outcome::NoApiToken,
             Self::Busy(_) => Outcome::Busy,
             Self::SwitchedOff => Outcome::SwitchedOff,
-            Self::NotTold | Self::NotMoved | Self::Lost | Self::Refused(_) | Self::Store(_) => {
-                Outcome::Refused
-            }
+            Self::NotTold
+            | Self::NotMoved
+            | Self::Foreign
+            | Self::Lost
+            | Self::Refused(_)
+            | Self::Store(_) => Outcome::Refused,
             Self::Unreachable(_) => Outcome::Unreachable,
         }
     }
