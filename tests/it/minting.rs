@@ -22,7 +22,9 @@ fn minting(gitea: &StandInGitea) -> Site {
 
 fn asked(gitea: &StandInGitea) -> Vec<(Method, String)> {
     let entries = gitea.journal().entries().into_iter();
-    let of_tokens = entries.filter(|entry| entry.target.contains("/registration-token"));
+    // What is asked with PUT tells what Gitea can do, and gives out none.
+    let of_tokens = entries
+        .filter(|entry| entry.target.contains("/registration-token") && entry.method != "PUT");
     of_tokens.map(|entry| (entry.method, entry.target)).collect()
 }
 
@@ -220,8 +222,8 @@ async fn where_none_is_given_out_the_runner_and_the_log_are_told_why() {
         (html(StatusCode::OK), "unavailable", "a web page (200"),
         (redirect, "unavailable", "redirects to \"https://sign-in.example/\""),
         (empty, "unavailable", "not what Gitea answers"),
-        (Effect::Close, "unavailable", "cannot be reached"),
-        (Effect::Reset, "unavailable", "cannot be reached"),
+        (Effect::Close, "unavailable", "closed the connection before it answered"),
+        (Effect::Reset, "unavailable", "closed the connection before it answered"),
     ] {
         let gitea = gitea();
         let site = minting(&gitea);
