@@ -141,7 +141,8 @@ impl Lifecycle {
             return;
         }
         info!(version = now.version, "what Gitea can do by its API: {now}");
-        if now.delete != before.delete {
+        // It was updated: what waited for that need not wait longer.
+        if before.delete == Some(false) && now.delete != before.delete {
             self.settle_soon();
             self.look_at_leases();
         }

@@ -133,7 +133,11 @@ pub(super) fn is(route: &Route, method: &Method, path: &str) -> bool {
             method == Method::PATCH && matches!(rest(path), Some(Rest::Runner(..)))
         }
         Route::RegistrationToken => {
-            matches!(rest(path), Some(Rest::RegistrationToken(_) | Rest::LegacyRegistrationToken))
+            method != Method::PUT
+                && matches!(
+                    rest(path),
+                    Some(Rest::RegistrationToken(_) | Rest::LegacyRegistrationToken)
+                )
         }
         Route::Path(prefix) => path.starts_with(prefix.as_str()),
     }
