@@ -25,6 +25,9 @@ pub(super) struct Listing {
     /// Those that came by this enrollment token, or by one that was exchanged for it.
     token_id: Option<String>,
     /// Those that serve here: `instance`, `org:NAME`, `user` or `repo:OWNER/NAME`.
+    #[param(
+        pattern = r"^(instance|user|org:\.*[A-Za-z0-9_-][A-Za-z0-9_.-]*|repo:\.*[A-Za-z0-9_-][A-Za-z0-9_.-]*/\.*[A-Za-z0-9_-][A-Za-z0-9_.-]*)$"
+    )]
     scope: Option<String>,
     /// At most so many.
     #[param(minimum = 1, maximum = 1000, default = 100)]
