@@ -40,6 +40,12 @@ pub struct Gitea {
     token: String,
 }
 
+/// An administrator who is logged in on the pages.
+#[derive(Default)]
+pub struct Session {
+    cookies: BTreeMap<String, String>,
+}
+
 impl Gitea {
     /// Starts one below `sub_path` (empty, or `/name`) and makes an administrator.
     pub fn start(sub_path: &str) -> Self {
@@ -119,24 +125,31 @@ impl Gitea {
         output.lines().last().expect("a token").trim().to_owned()
     }
 
-    /// Makes the registration token void and mints another, as the button on the administrator's page does.
-    pub fn reset_registration_token(&self) {
-        let mut cookies = BTreeMap::<String, String>::new();
-        let mut visit = |method, path: &str, body: &str, status| {
-            let cookie = |(name, value)| format!("{name}={value}");
-            let header = cookies.iter().map(cookie).collect::<Vec<_>>().join("; ");
-            let token = cookies.get("_csrf").cloned().unwrap_or_default();
-            let form = "application/x-www-form-urlencoded";
-            let headers = [("cookie", &*header), ("x-csrf-token", &*token), ("content-type", form)];
-            let url = format!("{}{path}", self.url);
-            let answer = self.client.send(method, &url, &headers, body).expect("Gitea answers");
-            cookies.extend(expect(status, answer).cookies);
-        };
-        visit("GET", "/user/login", "", 200);
+    /// Logs the administrator in on the pages, ready for the button that resets the registration token.
+    pub fn log_in(&self) -> Session {
+        let mut session = Session::default();
+        self.visit(&mut session, "GET", "/user/login", "", 200);
         let form = format!("user_name={ADMIN}&password={PASSWORD}");
-        visit("POST", "/user/login", &form, 303);
-        visit("GET", "/-/admin/actions/runners", "", 200);
-        visit("POST", "/-/admin/actions/runners/reset_registration_token", "", 200);
+        self.visit(&mut session, "POST", "/user/login", &form, 303);
+        self.visit(&mut session, "GET", "/-/admin/actions/runners", "", 200);
+        session
+    }
+
+    /// Makes the registration token void and mints another, as the button on the administrator's page does.
+    pub fn reset_registration_token(&self, session: &mut Session) {
+        let path = "/-/admin/actions/runners/reset_registration_token";
+        self.visit(session, "POST", path, "", 200);
+    }
+
+    fn visit(&self, session: &mut Session, method: &str, path: &str, body: &str, status: u16) {
+        let cookie = |(name, value)| format!("{name}={value}");
+        let header = session.cookies.iter().map(cookie).collect::<Vec<_>>().join("; ");
+        let token = session.cookies.get("_csrf").cloned().unwrap_or_default();
+        let form = "application/x-www-form-urlencoded";
+        let headers = [("cookie", &*header), ("x-csrf-token", &*token), ("content-type", form)];
+        let url = format!("{}{path}", self.url);
+        let answer = self.client.send(method, &url, &headers, body).expect("Gitea answers");
+        session.cookies.extend(expect(status, answer).cookies);
     }
 
     /// Makes an organization.

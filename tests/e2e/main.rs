@@ -68,7 +68,7 @@ fn a_runner_works_straight_at_gitea() {
 fn gitea_refuses_a_reset_token() {
     let gitea = Gitea::start("");
     let old = gitea.registration_token();
-    gitea.reset_registration_token();
+    gitea.reset_registration_token(&mut gitea.log_in());
     assert_ne!(gitea.registration_token(), old);
     let refused =
         Runner::new("late").register(&gitea.url, &old).expect_err("the old token is void");
@@ -154,7 +154,7 @@ fn a_reset_registration_token_is_told_with_the_remedy() {
     let gitea = Gitea::start("");
     let old = gitea.registration_token();
     let mut broker = Broker::start(&gitea, &old, None);
-    gitea.reset_registration_token();
+    gitea.reset_registration_token(&mut gitea.log_in());
 
     let request =
         json!({ "name": "late", "token": ENROLLMENT_TOKEN, "labels": ["e2e"], "version": "e2e" });

@@ -1,6 +1,7 @@
 //! Several scopes of a real Gitea at once, and registration tokens that the broker gets by itself.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use rustix::process::Signal;
@@ -18,39 +19,50 @@ fn a_reset_in_the_middle_of_a_hundred_registrations_fails_none_of_them() {
     let gitea = Gitea::start("");
     let mut broker = Broker::minting(&gitea, &gitea.access_token(BROKER_SCOPES));
     broker.up();
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let mut session = gitea.log_in();
     let url = broker.url();
-    let answers: Vec<_> = thread::scope(|scope| {
-        let work = || {
-            let client = Client::new();
-            let mut answers = Vec::new();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= RUNNERS {
-                    return answers;
+    let (send, numbers) = mpsc::channel();
+    let numbers = Mutex::new(numbers);
+    let (answer, answers) = mpsc::channel();
+    let mut seen = Vec::new();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            let (answer, numbers, url) = (answer.clone(), &numbers, &url);
+            scope.spawn(move || {
+                let client = Client::new();
+                let next = || numbers.lock().expect("no panic").recv();
+                while let Ok(number) = next() {
+                    let request = json!({
+                        "name": format!("r{number}"),
+                        "token": ENROLLMENT_TOKEN,
+                        "labels": ["e2e"],
+                        "version": "e2e",
+                    });
+                    let told = client.rpc(url, "Register", &request);
+                    let _ = answer.send((told.status, told.body));
                 }
-                let request = json!({
-                    "name": format!("r{number}"),
-                    "token": ENROLLMENT_TOKEN,
-                    "labels": ["e2e"],
-                    "version": "e2e",
-                });
-                let answer = client.rpc(&url, "Register", &request);
-                answers.push((answer.status, answer.body));
-                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        drop(answer);
+        let register = |these: Range<usize>| {
+            for number in these {
+                send.send(number).expect("somebody registers");
             }
         };
-        let workers: Vec<_> = (0..8).map(|_| scope.spawn(work)).collect();
-        for share in [RUNNERS / 4, RUNNERS / 2] {
-            while done.load(Ordering::Relaxed) < share {
-                thread::yield_now();
-            }
-            gitea.reset_registration_token();
-        }
-        workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect()
+        // Each reset meets some that are under way, and others come after it.
+        register(0..50);
+        seen.extend(answers.iter().take(12));
+        gitea.reset_registration_token(&mut session);
+        register(50..75);
+        seen.extend(answers.iter().take(50));
+        gitea.reset_registration_token(&mut session);
+        register(75..RUNNERS);
+        drop(send);
+        seen.extend(answers);
     });
-    let failed: Vec<_> = answers.iter().filter(|(status, _)| *status != 200).collect();
+    let failed: Vec<_> = seen.iter().filter(|(status, _)| *status != 200).collect();
     assert!(failed.is_empty(), "{failed:?}");
+    assert_eq!(seen.len(), RUNNERS);
     assert_eq!(gitea.names_at("/admin").1, RUNNERS as u64);
     assert!(broker.down(Signal::TERM).success());
     assert!(broker.output().contains("registration token was reset"), "it was reset in between");
