@@ -1,6 +1,7 @@
 //! Sockets: the runners' listener, the way to Gitea, and the trust that it needs.
 
 pub mod accept;
+mod converse;
 #[cfg(test)]
 pub(crate) mod test_server;
 pub mod tls;
