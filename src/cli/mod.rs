@@ -21,6 +21,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 pub use settings::SettingsArgs;
 
@@ -54,6 +55,7 @@ impl Cli {
     /// # Errors
     /// What to tell the user, and the exit code.
     pub fn run(self) -> Result<(), Failure> {
+        hide_memory();
         match self.command {
             Command::Serve(args) => serve::run(args),
             Command::Run(args) => run::run(&args),
@@ -68,6 +70,13 @@ impl Cli {
             Command::Completions(args) => completions::run(&args),
         }
     }
+}
+
+/// Secrets are in this process's memory, and perhaps in its environment: what else runs as the same user must
+/// not read them there, and no core dump holds them. A program that it starts is as open as ever.
+fn hide_memory() {
+    // A kernel that does not know it runs the broker all the same.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Shows what the parser has to say: help is an answer, a usage error a failure.

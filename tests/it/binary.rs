@@ -101,11 +101,6 @@ impl Binary {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// `VmHWM` counts anew from here.
-    pub(crate) fn forget_peak(&self) {
-        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
-    }
-
     /// Sends a signal by its name.
     pub(crate) fn kill(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);

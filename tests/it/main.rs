@@ -27,6 +27,7 @@ mod life;
 mod lost;
 mod lost_runners;
 mod lost_wakeup;
+mod memory;
 mod minting;
 mod page;
 mod parking;
