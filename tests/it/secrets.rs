@@ -187,6 +187,29 @@ impl Life {
         }
     }
 
+    /// The pages that an admin sees, and an attempt to get in.
+    async fn pages(&mut self) {
+        let program = StandInRunner::new(&self.admin);
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        let sign_in = async |token: &str| {
+            let body = format!("token={token}");
+            program.send(Method::POST, "/sign-in", &[form], body).await.unwrap()
+        };
+        let refused = sign_in(WRONG_ADMIN_TOKEN).await;
+        assert!(refused.status.is_client_error(), "{}", refused.status);
+        self.said.push(String::from_utf8(refused.body.to_vec()).unwrap());
+        let entered = sign_in(ADMIN_TOKEN).await;
+        assert_eq!(entered.status, 303);
+        let cookie = entered.headers["set-cookie"].to_str().unwrap();
+        let cookie = [("cookie", cookie.split(';').next().unwrap())];
+        for path in ["/", "/tokens/new", "/tokens/settings", "/tokens/team", "/runners", "/events"]
+        {
+            let page = program.send(Method::GET, path, &cookie, "").await.unwrap();
+            assert_eq!(page.status, 200, "{path}");
+            self.said.push(String::from_utf8(page.body.to_vec()).unwrap());
+        }
+    }
+
     async fn registrations(&mut self, gitea: &StandInGitea) {
         for (codec, gzip) in [(Codec::Proto, false), (Codec::Proto, true), (Codec::Json, true)] {
             assert!(self.register(ENROLLMENT_TOKEN, codec, gzip).await.is_some());
@@ -326,6 +349,7 @@ async fn neither_the_finest_log_nor_the_process_shows_a_secret() {
     let mut broker = Binary::start_with(&site, &[("RUNNER_BROKER__LOG__LEVEL", "trace")]);
     let mut life = Life::live(&gitea, &broker.url, &broker.admin).await;
     life.lists().await;
+    life.pages().await;
     assert!(life.tokens.len() > 5 && life.said.len() > 40 && life.enrollment.len() == 5);
     life.spared("an answer", &life.said.join("\n"));
 
