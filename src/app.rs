@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
 use crate::config::Settings;
+use crate::fault;
 use crate::gitea::GiteaClient;
 use crate::lifecycle::{Lifecycle, Timing};
 use crate::net::{self, TlsError, Upstream};
@@ -191,7 +192,9 @@ impl App {
         if at_once {
             schedule = Schedule::at_once(Instant::now());
         }
+        fault::point("connections-closed");
         shutdown::flush(&self.lifecycle, schedule, &presences).await;
+        fault::point("flushed");
         self.admin_stop.cancel();
         // The deadline holds for a disk that hangs, too.
         match timeout_at(schedule.last_write(), self.lifecycle.store.close()).await {
@@ -199,6 +202,7 @@ impl App {
             Ok(Err(error)) => error!(%error, "the store was not closed in order"),
             Err(_) => error!("the store did not close in time; what was confirmed is on disk"),
         }
+        fault::point("store-closed");
         if let Err(error) = std::fs::remove_file(&self.socket) {
             warn!(%error, socket = %self.socket.display(), "the admin socket was not removed");
         }

@@ -12,6 +12,7 @@ use tracing::{error, info};
 
 use crate::broker::{Presence, Reason, RecordId, RecordState};
 use crate::config::Deregister;
+use crate::fault;
 use crate::lifecycle::{By, DeregisterError, Force, Lifecycle, Live};
 
 /// What is kept of the deadline for the last writes.
@@ -72,6 +73,7 @@ impl Schedule {
 /// Drains and deregisters. Dropped, it stops where it is, and nothing is lost.
 pub async fn drain(lifecycle: &Arc<Lifecycle>, schedule: Schedule) {
     lifecycle.begin_drain();
+    fault::point("drain-begun");
     let policy = policy(lifecycle);
     let runners = live_runners(lifecycle);
     info!(
@@ -82,6 +84,7 @@ pub async fn drain(lifecycle: &Arc<Lifecycle>, schedule: Schedule) {
     );
     let mut leaving = Leaving::new(lifecycle, policy);
     leaving.until(schedule.drained, Round::Drain).await;
+    fault::point("drain-over");
     info!(phase = "deregister", runners = live_runners(lifecycle), "the drain is over");
     leaving.until(schedule.last_call, Round::Last).await;
 }

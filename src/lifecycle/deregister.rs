@@ -21,6 +21,7 @@ use crate::broker::deregistration::{
 };
 use crate::broker::{Event, Origin, Reason, RecordState, What};
 use crate::config::Scope;
+use crate::fault;
 use crate::gitea::{DeleteAnswer, token_scope};
 use crate::store::StoreError;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
@@ -184,6 +185,7 @@ impl Lifecycle {
         let state = RecordState::Deregistering(reason);
         if before != state {
             self.store.set_state(live.record_id, state, None).await?;
+            fault::point("deregistering-stored");
             live.set_state(state);
             if before.is_resting() {
                 // Until it is gone, it is one of its token's again.
@@ -308,8 +310,6 @@ impl Lifecycle {
         reason: Reason,
         by: By,
     ) -> Result<(), StoreError> {
-        // Before the record ends, so that no crash leaves a file that nobody removes.
-        self.remove_file(live).await;
         let state = RecordState::Ended(reason);
         let event = Event {
             peer: by.peer,
@@ -317,6 +317,10 @@ impl Lifecycle {
             ..live.event(by.actor, What::RunnerDeregistered)
         };
         self.store.set_state(live.record_id, state, Some(event)).await?;
+        fault::point("end-stored");
+        // A file whose record has not ended is never missing; one that a crash leaves goes at the next start.
+        self.remove_file(live).await;
+        fault::point("file-gone");
         let rested = live.is_resting();
         live.set_state(state);
         self.lost().remove(live.record_id, std::time::Instant::now());
@@ -404,7 +408,10 @@ impl Lifecycle {
         spare_busy(live, force)?;
         self.cancel_tasks(live, reason).await?;
         let deletion = match self.gitea.delete_runner(&live.scope(), id).await {
-            Ok(DeleteAnswer::Deleted) => Deletion::Deleted,
+            Ok(DeleteAnswer::Deleted) => {
+                fault::point("runner-deleted");
+                Deletion::Deleted
+            }
             Ok(DeleteAnswer::NotFound) => Deletion::NotFound,
             Err(error) => {
                 live.may_be_deleted(reason);

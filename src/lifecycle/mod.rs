@@ -242,6 +242,7 @@ impl Lifecycle {
         for stored in lifecycle.store.intents().await? {
             lifecycle.add_unsettled(stored.intent, now);
         }
+        lifecycle.remove_left_files().await?;
         lifecycle.write_missing_files().await;
         lifecycle.tell_of_parking();
         Ok(Arc::new(lifecycle))

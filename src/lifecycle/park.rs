@@ -1,6 +1,6 @@
 //! Where there is no API token, or Gitea has no such ability, a runner that is gone for good cannot be
-//! deleted there: it is parked, so
-//! that the next of its kind takes its identity over and stacks that come and go add no dead runner.
+//! deleted there: it is parked, so that the next of its kind takes its identity over and stacks that come
+//! and go add no dead runner.
 
 use tracing::info;
 
@@ -8,6 +8,7 @@ use super::deregister::DeregisterError;
 use super::tokens::By;
 use super::{Lifecycle, Live};
 use crate::broker::{Event, Reason, RecordState, What};
+use crate::fault;
 use crate::telemetry::metrics::DeregistrationOutcome as Outcome;
 
 impl Lifecycle {
@@ -39,7 +40,6 @@ impl Lifecycle {
         by: By,
     ) -> Result<Outcome, DeregisterError> {
         self.desk.forget(live.record_id);
-        self.remove_file(live).await;
         let state = RecordState::Parked(reason);
         let event = Event {
             peer: by.peer,
@@ -47,6 +47,9 @@ impl Lifecycle {
             ..live.event(by.actor, What::RunnerParked)
         };
         self.store.set_state(live.record_id, state, Some(event)).await?;
+        fault::point("park-stored");
+        self.remove_file(live).await;
+        fault::point("file-gone");
         live.set_state(state);
         self.lost().remove(live.record_id, std::time::Instant::now());
         self.enrollment.left(&live.parent_id);

@@ -63,6 +63,7 @@ impl Lifecycle {
             Ok(()) => {
                 *pause = Pause::default();
                 self.is_back(live).await;
+                fault::point("revival-written");
                 self.declare_for(live).await;
                 Ok(())
             }

@@ -142,6 +142,13 @@ impl Roster {
         self.read().live.values().find(|live| live.record_id == record_id).cloned()
     }
 
+    /// The runner of this record, where it is parked or ended and may be revived.
+    pub(super) fn resting(&self, record_id: RecordId) -> Option<Arc<Live>> {
+        let known = self.read();
+        let mut all = known.live.values().chain(known.asleep.values());
+        all.find(|live| live.record_id == record_id && live.is_resting()).cloned()
+    }
+
     /// All that Gitea knows, oldest first; parked ones too.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Live>> {

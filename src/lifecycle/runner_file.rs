@@ -1,6 +1,8 @@
 //! Where a runner's file goes, whether it can be written, and when it is removed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::Uri;
 use secrecy::ExposeSecret;
@@ -14,6 +16,7 @@ use crate::config::{Address, Settings};
 use crate::credential::{
     self, FileError, MissingForms, Owner, PathError, Pattern, RunnerFile, Target,
 };
+use crate::store::StoreError;
 
 /// Why a runner has no file of ours.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +153,22 @@ impl Lifecycle {
                 error!(runner = record.name, path = %path.display(), reason, "runner file not removed");
             }
         }
+    }
+
+    /// After a crash between record and file: those of runners that have left are removed now.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub(super) async fn remove_left_files(&self) -> Result<(), StoreError> {
+        for record in self.store.left_files().await? {
+            // In memory, it must not seem to have one either.
+            let live = match self.roster.resting(record.record_id) {
+                Some(live) => live,
+                None => Arc::new(Live::new(record, Instant::now())),
+            };
+            self.remove_file(&live).await;
+        }
+        Ok(())
     }
 
     /// After a crash between record and file: the file is written now. One that was adopted has its own.

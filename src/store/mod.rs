@@ -335,6 +335,14 @@ impl Store {
         self.call(move |c| queries::set_file(c, id, file.as_deref())).await
     }
 
+    /// Records that are parked or ended and still have a runner file, oldest first.
+    ///
+    /// # Errors
+    /// The database could not be read.
+    pub async fn left_files(&self) -> Result<Vec<Record>, StoreError> {
+        self.call(|c| queries::left_files(c)).await
+    }
+
     /// Moves a record to another state. One that is parked or ends forgets its kept answer and its tasks.
     ///
     /// # Errors

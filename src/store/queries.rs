@@ -254,6 +254,15 @@ pub(super) fn runners(c: &Connection) -> Result<Vec<Record>> {
         .collect()
 }
 
+pub(super) fn left_files(c: &Connection) -> Result<Vec<Record>> {
+    c.prepare_cached(
+        "SELECT * FROM runners WHERE state IN ('parked', 'ended') AND file IS NOT NULL
+         ORDER BY record_id",
+    )?
+    .query_map([], rows::record)?
+    .collect()
+}
+
 pub(super) fn ended_by_uuid(c: &Connection, uuid: &str) -> Result<Option<Record>> {
     c.prepare_cached(
         "SELECT * FROM runners WHERE presented_uuid = ? AND state = 'ended'

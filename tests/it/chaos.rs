@@ -300,7 +300,7 @@ impl Agent {
 }
 
 /// Waits until they agree.
-async fn agree(gitea: &StandInGitea, site: &Site, broker: &Broker) {
+pub(crate) async fn agree(gitea: &StandInGitea, site: &Site, broker: &Broker) {
     let until = Instant::now() + PATIENCE;
     while let Some(disagreement) = disagreement(gitea, site, broker).await {
         assert!(Instant::now() < until, "{disagreement}\n{}", seen(gitea, broker));
@@ -308,14 +308,21 @@ async fn agree(gitea: &StandInGitea, site: &Site, broker: &Broker) {
     }
 }
 
-async fn disagreement(gitea: &StandInGitea, site: &Site, broker: &Broker) -> Option<String> {
+pub(crate) async fn disagreement(
+    gitea: &StandInGitea,
+    site: &Site,
+    broker: &Broker,
+) -> Option<String> {
     let lifecycle = &broker.lifecycle;
     let records = lifecycle.store.runners().await.unwrap();
     let open = lifecycle.store.intents().await.unwrap().len();
     if lifecycle.unsettled() > 0 || open > 0 {
         return Some(format!("{open} registrations are unsettled"));
     }
-    if let Some(record) = records.iter().find(|one| one.state != RecordState::Active) {
+    let rests = |state| matches!(state, RecordState::Parked(_)) && !site.has_api_token();
+    if let Some(record) =
+        records.iter().find(|one| one.state != RecordState::Active && !rests(one.state))
+    {
         return Some(format!("{} is {:?}", record.name, record.state));
     }
     let known: BTreeSet<_> = records.iter().map(|one| one.upstream.id).collect();
@@ -360,7 +367,7 @@ async fn disagreement(gitea: &StandInGitea, site: &Site, broker: &Broker) -> Opt
 }
 
 /// What is where, for a failure.
-fn seen(gitea: &StandInGitea, broker: &Broker) -> String {
+pub(crate) fn seen(gitea: &StandInGitea, broker: &Broker) -> String {
     let rows = gitea.runners();
     let rows = rows.iter().map(|one| format!("  {} {} {:?}", one.id, one.name, one.labels));
     let live = broker.lifecycle.roster.all();
@@ -370,22 +377,22 @@ fn seen(gitea: &StandInGitea, broker: &Broker) -> String {
 }
 
 /// Numbers that a seed determines (SplitMix64).
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
     /// Below `sides`.
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % sides
     }
 
-    fn one_of<T: Clone>(&mut self, these: &[T]) -> T {
+    pub(crate) fn one_of<T: Clone>(&mut self, these: &[T]) -> T {
         these[self.roll(these.len() as u64) as usize].clone()
     }
 
-    fn fork(&mut self) -> Self {
+    pub(crate) fn fork(&mut self) -> Self {
         Self(self.roll(u64::MAX))
     }
 }

@@ -16,6 +16,7 @@ mod capture;
 mod chaos;
 mod commands;
 mod crash;
+mod crash_upon_crash;
 mod declared;
 mod declared_runners;
 mod deregister;

@@ -95,6 +95,11 @@ impl Site {
         self
     }
 
+    /// Whether runners can be deleted.
+    pub(crate) fn has_api_token(&self) -> bool {
+        self.api_token.is_some()
+    }
+
     /// Gives another registration token.
     pub(crate) fn registration_token(mut self, token: &str) -> Self {
         self.registration_token = token.to_owned();
