@@ -153,7 +153,11 @@ impl Scene {
     /// A broker that lives to its end, and leaves what the crash needs.
     async fn prepare(&mut self, work: Work, step: &str) {
         let broker = self.broker("none").await;
-        while self.runners.len() < 2 {
+        let parks = !self.site.has_api_token();
+        let free = || broker.lifecycle.roster.all().iter().filter(|live| live.is_resting()).count();
+        // A newcomer would take a free place, and pass other steps.
+        let fills = parks && work == Work::Register && step != "hand-on-proved";
+        while self.runners.len() < 2 || (fills && free() > 0) {
             self.made += 1;
             let runner = join(&broker, &format!("runner-{}", self.made)).await.unwrap();
             runner.declare(&["host"]).await.unwrap();
@@ -162,6 +166,7 @@ impl Scene {
         let surplus = match (work, step) {
             // A place that another left.
             (Work::Register, "hand-on-proved") => self.runners.len() - 1,
+            _ if parks => usize::MAX,
             (Work::Register, _) => RUNNERS - 1,
             _ => RUNNERS,
         };
