@@ -3,7 +3,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use tracing::{info, warn};
 
@@ -69,7 +69,8 @@ impl Lifecycle {
     pub(super) async fn prune_events(&self) -> Result<(), StoreError> {
         self.since_pruned.store(0, Relaxed);
         let keep = self.settings.load().store.keep_events;
-        self.store.prune_events(SystemTime::now().checked_sub(keep).unwrap_or(UNIX_EPOCH)).await
+        let before = self.store.lived_until().checked_sub(keep).unwrap_or(UNIX_EPOCH);
+        self.store.prune_events(before).await
     }
 }
 

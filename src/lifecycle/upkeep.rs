@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
@@ -239,7 +239,7 @@ impl Lifecycle {
             self.forget_sleepers();
             let pruned = async {
                 let _changing = self.enrollment.changing.lock().await;
-                self.enrollment.forget(&self.store.prune_tokens(SystemTime::now()).await?);
+                self.enrollment.forget(&self.store.prune_tokens(self.store.lived_until()).await?);
                 self.prune_events().await
             };
             if let Err(error) = pruned.await {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
+use super::holder;
+
 /// Why the store did not do it. No text holds a secret.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -44,12 +46,14 @@ pub enum StoreError {
     },
     /// Another process holds the database.
     #[error(
-        "the store {} is in use by another process: only one broker may run on it; stop the other one, \
+        "the store {} is in use by {holder}: only one broker may run on it; stop the other one, \
          or give this one a store.url of its own", path.display()
     )]
     InUse {
         /// Which file.
         path: PathBuf,
+        /// Who has it, as far as that is known.
+        holder: String,
     },
     /// The file is damaged, or no database at all.
     #[error(
@@ -137,7 +141,10 @@ impl StoreError {
         let path = path.to_owned();
         let detail = error.to_string();
         match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse { path },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                let holder = holder::read(&path);
+                Self::InUse { path, holder }
+            }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Corrupt { path, detail }
             }

@@ -5,6 +5,8 @@
 
 mod error;
 mod events;
+mod holder;
+mod lived;
 mod open;
 mod queries;
 mod rows;
@@ -30,6 +32,7 @@ use crate::config::Scope;
 
 pub use error::StoreError;
 pub use events::EventFilter;
+use lived::Lived;
 pub use open::folder_is_mount;
 pub use tokens::{StoredToken, TokenSecret};
 
@@ -43,6 +46,7 @@ pub struct Store {
     /// Cancelled when the thread has let go of the database.
     ended: CancellationToken,
     path: Arc<Path>,
+    lived: Lived,
 }
 
 /// An intent that was not yet completed or dropped.
@@ -145,25 +149,33 @@ impl Store {
     /// # Errors
     /// Says what is wrong with the folder or the file, and the way out.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = open::open(path)?;
+        let (connection, lived) = open::open(path)?;
+        holder::write(path);
         let (messages, queue) = mpsc::channel(QUEUE);
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
+        let file = path.to_owned();
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || {
                 // Named, so that it is dropped last: after the connection, also where a job panics.
                 let _guard = guard;
-                serve(connection, queue);
+                serve(connection, queue, &file);
             })
             .map_err(|source| StoreError::Thread { source })?;
-        Ok(Self { messages, ended, path: path.into() })
+        Ok(Self { messages, ended, path: path.into(), lived })
     }
 
     /// The database file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The time by which things are old enough to be forgotten: a clock that jumps ahead does not move it.
+    #[must_use]
+    pub fn lived_until(&self) -> SystemTime {
+        self.lived.now()
     }
 
     /// Keeps what is about to be asked of Gitea.
@@ -353,7 +365,8 @@ impl Store {
         state: RecordState,
         event: Option<Event>,
     ) -> Result<(), StoreError> {
-        self.call(move |c| queries::set_state(c, id, state, event.as_ref())).await
+        let lived = self.lived;
+        self.call(move |c| queries::set_state(c, id, state, event.as_ref(), lived.now())).await
     }
 
     /// Has these records deregistered as revoked, all or nothing; those that ended are passed over.
@@ -461,7 +474,7 @@ enum Message {
 }
 
 /// The thread: ends when it was told to close and the queue is empty, or when the last handle is gone.
-fn serve(mut connection: Connection, mut queue: mpsc::Receiver<Message>) {
+fn serve(mut connection: Connection, mut queue: mpsc::Receiver<Message>, file: &Path) {
     let mut closers = Vec::new();
     while let Some(message) = queue.blocking_recv() {
         match message {
@@ -472,8 +485,10 @@ fn serve(mut connection: Connection, mut queue: mpsc::Receiver<Message>) {
             }
         }
     }
-    let outcome = queries::checkpoint(&connection)
-        .and_then(|()| connection.close().map_err(|(_connection, error)| error));
+    let checkpoint = queries::checkpoint(&connection);
+    holder::remove(file);
+    let outcome =
+        checkpoint.and_then(|()| connection.close().map_err(|(_connection, error)| error));
     if let Some(first) = closers.into_iter().next() {
         let _ = first.send(outcome);
     } else if let Err(error) = outcome {

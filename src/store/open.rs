@@ -4,11 +4,12 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::error::{StoreError, own_user};
+use super::lived::Lived;
 use super::queries;
 
 /// Schema changes in their order; the database's `user_version` counts those that were made.
@@ -23,12 +24,12 @@ const APPLICATION_ID: i64 = 0x5242_726b;
 /// How long a start waits for a predecessor that is just ending.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open(path: &Path) -> Result<(Connection, Lived), StoreError> {
     let folder = folder_of(path);
     check_folder(folder)?;
     check_file(path)?;
     let journal = journal_for(folder);
-    (|| -> rusqlite::Result<Result<Connection, StoreError>> {
+    (|| -> rusqlite::Result<Result<(Connection, Lived), StoreError>> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
         take(&connection)?;
@@ -41,8 +42,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         connection.pragma_update(None, "foreign_keys", false)?;
         migrate(&mut connection)?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        queries::prune(&connection, SystemTime::now())?;
-        Ok(Ok(connection))
+        let lived = Lived::of(&connection)?;
+        queries::prune(&connection, lived.now())?;
+        Ok(Ok((connection, lived)))
     })()
     .map_err(|error| StoreError::of(error, path))?
 }

@@ -313,6 +313,7 @@ pub(super) fn set_state(
     id: RecordId,
     state: RecordState,
     event: Option<&Event>,
+    lived_until: SystemTime,
 ) -> Result<()> {
     let (word, reason) = state_text(state);
     let now = SystemTime::now();
@@ -327,7 +328,7 @@ pub(super) fn set_state(
         tx.prepare_cached("UPDATE runners SET tasks = '[]' WHERE record_id = ?")?
             .execute([id.0])?;
         tx.prepare_cached("DELETE FROM answers WHERE record_id = ?")?.execute([id.0])?;
-        prune(&tx, now)?;
+        prune(&tx, lived_until)?;
     }
     if let Some(event) = event {
         events::insert(&tx, event)?;

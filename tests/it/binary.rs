@@ -32,17 +32,41 @@ impl Binary {
 
     /// Starts `serve` with further environment variables and waits until it listens.
     pub(crate) fn start_with(site: &Site, environment: &[(&str, &str)]) -> Self {
-        let mut binary = Self::spawn(site, environment);
-        let line = binary.wait_for("listening");
-        binary.url = format!("http://{}", line["runners"].as_str().unwrap());
-        binary.admin = line["admin"].as_str().unwrap().to_owned();
-        binary
+        Self::spawn(site, environment).listening()
+    }
+
+    fn listening(mut self) -> Self {
+        let line = self.wait_for("listening");
+        self.url = format!("http://{}", line["runners"].as_str().unwrap());
+        self.admin = line["admin"].as_str().unwrap().to_owned();
+        self
+    }
+
+    /// Starts `serve` and waits until it listens. A write beyond [`Binary::limit_files`] is an error to it.
+    pub(crate) fn start_with_limited_files(site: &Site) -> Self {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_runner-broker");
+        // Without the trap, the first such write ends a process.
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" serve", program]);
+        Self::run(command, site, &[]).listening()
+    }
+
+    /// How large a file may become by its writes; `None`: as large as it likes.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let limit = rustix::process::Rlimit { current: bytes, maximum: None };
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).unwrap();
     }
 
     /// Starts `serve` and waits for nothing.
     pub(crate) fn spawn(site: &Site, environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_runner-broker"))
-            .arg("serve")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));
+        command.arg("serve");
+        Self::run(command, site, environment)
+    }
+
+    fn run(mut command: Command, site: &Site, environment: &[(&str, &str)]) -> Self {
+        let mut child = command
             .env_clear()
             .envs(site.environment())
             .env("RUNNER_BROKER__LOG__FORMAT", "json")

@@ -20,6 +20,7 @@ mod crash_upon_crash;
 mod declared;
 mod declared_runners;
 mod deregister;
+mod disk_errors;
 mod drain;
 mod exchange_only;
 mod identities;

@@ -18,9 +18,76 @@ async fn one_process_at_a_time() {
     let error = refused(&path);
     assert!(matches!(error, StoreError::InUse { .. }), "{error:?}");
     assert!(error.to_string().contains("only one broker"), "{error}");
+    let holder = format!("in use by process {} on the host ", std::process::id());
+    assert!(error.to_string().contains(&holder), "{error}");
+    // What is beside it is only told of.
+    let beside = path.with_file_name("state.db.holder");
+    for content in ["", "\x1b[31m\n\0"] {
+        fs::write(&beside, content).unwrap();
+        let error = refused(&path).to_string();
+        assert!(!error.contains('\x1b') && error.contains("in use by "), "{error:?}");
+    }
+    fs::remove_file(&beside).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &beside,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    assert!(refused(&path).to_string().contains("in use by another process"));
     first.writable().await.unwrap();
     first.close().await.unwrap();
+    assert!(!beside.exists());
     Store::open(&path).unwrap().writable().await.unwrap();
+}
+
+/// Whatever of it is damaged: it is refused with a way out, or it works.
+#[tokio::test]
+async fn a_damaged_file_is_refused_with_a_way_out() {
+    let (folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    for number in 0..40 {
+        let nonce = format!("n{number}");
+        store.insert_intent(intent(&nonce, Scope::Instance)).await.unwrap();
+        store.complete(new_runner(&nonce)).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let sound = fs::read(&path).unwrap();
+    let mut refusals = 0;
+    for number in 0..300_usize {
+        let copy = folder.path().join("copy.db");
+        let mut bytes = sound.clone();
+        let at = number * 7_919 % bytes.len();
+        match number % 3 {
+            0 => bytes.truncate(at),
+            1 => bytes[at] ^= 0x80,
+            _ => bytes[at..].iter_mut().take(600).for_each(|byte| *byte = 0xa5),
+        }
+        fs::write(&copy, bytes).unwrap();
+        for journal in ["copy.db-wal", "copy.db-shm"] {
+            let _ = fs::remove_file(folder.path().join(journal));
+        }
+        let error = match Store::open(&copy) {
+            Ok(store) => {
+                let read = store.runners().await.err();
+                // It may also be whole enough to be written.
+                let _ = store.close().await;
+                read
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            refusals += 1;
+            let text = error.to_string();
+            let way_out =
+                ["move it away", "move the file away", "store.url", "disk errors", "report"];
+            assert!(way_out.iter().any(|way| text.contains(way)), "{number}: {text}");
+            assert!(!text.contains(TOKEN), "{number}: {text}");
+        }
+    }
+    assert!((100..300).contains(&refusals), "{refusals}");
 }
 
 #[tokio::test]

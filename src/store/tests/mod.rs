@@ -222,9 +222,18 @@ async fn ended_records_are_found_for_a_day() {
     assert!(record.presented.token_is(TOKEN.as_bytes()));
     let long = queries::KEEP_ENDED.as_millis() as i64 + 1000;
     store
-        .call(move |c| c.execute("UPDATE runners SET ended_at = ended_at - ?", [long]))
+        .call(move |c| {
+            c.execute("DELETE FROM events", [])?;
+            c.execute("UPDATE runners SET ended_at = ended_at - ?", [long])
+        })
         .await
         .unwrap();
+    store.close().await.unwrap();
+
+    // As far as the store knows, it is the clock that jumped ahead.
+    let store = Store::open(&path).unwrap();
+    assert!(store.ended_by_uuid("uuid-n1").await.unwrap().is_some());
+    store.writable().await.unwrap();
     store.close().await.unwrap();
 
     let store = Store::open(&path).unwrap();
