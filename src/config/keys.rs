@@ -6,6 +6,7 @@ pub(super) const KEYS: &[&str] = &[
     "listen.runners",
     "listen.public_url",
     "listen.trusted_proxies",
+    "listen.pass",
     "admin.listen",
     "admin.socket",
     "admin.token",
@@ -83,7 +84,10 @@ pub(super) fn is_secret(key: &str) -> bool {
 
 /// The keys with several values.
 pub(super) fn is_list(key: &str) -> bool {
-    matches!(key, "listen.trusted_proxies" | "admin.trusted_proxies" | "admin.allow_cidrs")
+    matches!(
+        key,
+        "listen.trusted_proxies" | "listen.pass" | "admin.trusted_proxies" | "admin.allow_cidrs"
+    )
 }
 
 /// Whether a key is, or may be meant as, the tables that declare tokens or a part of them.

@@ -12,6 +12,7 @@ mod layers;
 mod load;
 mod network;
 mod own;
+mod pass;
 mod problem;
 mod reader;
 mod runners;
@@ -29,6 +30,7 @@ mod value;
 mod tests;
 
 pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
+pub use pass::{Group, Groups, Pass};
 pub use problem::{Problem, Problems};
 pub use scope::Scope;
 pub(crate) use secret::read as read_secret;

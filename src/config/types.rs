@@ -10,7 +10,7 @@ use hyper::header::HeaderName;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::Scope;
+use super::{Pass, Scope};
 use crate::broker::token::Draft;
 use crate::broker::{Origin, Record};
 
@@ -50,6 +50,8 @@ pub struct Listen {
     pub public_url: Option<Uri>,
     /// Networks of proxies whose `X-Forwarded-For` names the runner's address.
     pub trusted_proxies: Vec<IpNet>,
+    /// What is passed on to Gitea.
+    pub pass: Pass,
 }
 
 impl Default for Listen {
@@ -58,6 +60,7 @@ impl Default for Listen {
             runners: (Ipv4Addr::UNSPECIFIED, 8080).into(),
             public_url: None,
             trusted_proxies: Vec::new(),
+            pass: Pass::default(),
         }
     }
 }

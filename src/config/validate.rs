@@ -15,8 +15,8 @@ use super::problem::Problem;
 use super::reader::Reader;
 use super::value::Setting;
 use super::{
-    Admin, Credentials, Enrollment, Gitea, Lease, Listen, Log, Scope, Settings, Shutdown, Store,
-    own, runners, scopes, secret, tokens,
+    Admin, Credentials, Enrollment, Gitea, Lease, Listen, Log, Pass, Scope, Settings, Shutdown,
+    Store, own, runners, scopes, secret, tokens,
 };
 
 /// All settings; `None` where one that is needed is missing or wrong. What is wrong is noted in the
@@ -56,6 +56,7 @@ fn listen(reader: &mut Reader) -> Listen {
         runners: reader.or("listen.runners", Listen::default().runners),
         public_url: reader.optional("listen.public_url"),
         trusted_proxies: reader.list("listen.trusted_proxies"),
+        pass: reader.or("listen.pass", Pass::default()),
     }
 }
 

@@ -6,6 +6,7 @@ mod connection;
 mod decide;
 mod forward;
 mod headers;
+mod pass;
 mod poll;
 mod route;
 mod service;

@@ -172,7 +172,7 @@ fn contains_ignoring_case(text: &str, lowercase: &str) -> bool {
 }
 
 /// Decodes each `%XX`; `None` where there is none. What is not UTF-8 then becomes U+FFFD.
-fn unescape(text: &str) -> Option<String> {
+pub(super) fn unescape(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;

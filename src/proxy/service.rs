@@ -13,6 +13,7 @@ use tracing::{trace, warn};
 
 use super::body::ProxyBody;
 use super::connection::Connection;
+use super::pass::may_pass;
 use super::poll::Polls;
 use super::route::{Class, Route, classify};
 use super::wrong_word::WrongWords;
@@ -56,6 +57,13 @@ impl Proxy {
         let class = classify(request.uri().path(), self.upstream.base_path());
         let (Class::Plain(route) | Class::Disguised(route)) = class;
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
+        if let Class::Plain(route) = class
+            && let Err(error) = self.is_passed(request.uri().path())
+        {
+            let response = refuse(error);
+            self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
+            return Ok(response);
+        }
         let live = connection.heard(&request);
         // The two that never go to Gitea are told apart by what they carry.
         if let Class::Plain(route) = class
@@ -94,6 +102,12 @@ impl Proxy {
         };
         self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
         Ok(response)
+    }
+
+    /// Whether the settings let this path through.
+    fn is_passed(&self, path: &str) -> Result<(), ConnectError> {
+        let settings = self.lifecycle.settings.load();
+        may_pass(settings.listen.pass, path.strip_prefix(self.upstream.base_path()).unwrap_or(path))
     }
 
     /// One that rests is woken first, where it may be. Nobody passes who shows what is another's by now.

@@ -58,6 +58,7 @@ fn what_will_be_used_is_shown_with_its_origin() {
     listen.runners 0.0.0.0:8080 default
     listen.public_url (not set) default
     listen.trusted_proxies (not set) default
+    listen.pass all default
     admin.listen 127.0.0.1:8081 default
     admin.socket /var/lib/runner-broker/admin.sock default
     admin.token (not set) default

@@ -33,6 +33,7 @@ mod memory;
 mod minting;
 mod page;
 mod parking;
+mod pass;
 mod paths;
 mod proxy;
 mod raw;
