@@ -83,7 +83,7 @@ async fn whichever_write_fails_nothing_is_lost() {
         }
     }
     assert!(refused >= 3, "{refused} of {WRITES} registrations met a full disk");
-    assert!(left >= 3 && left < WRITES, "{left} of {WRITES} deregistrations had room");
+    assert!((3..WRITES).contains(&left), "{left} of {WRITES} deregistrations had room");
     binary.kill(Unix::TERM);
     assert!(binary.ended().success());
 
