@@ -12,7 +12,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::fault;
 use crate::gitea::GiteaClient;
 use crate::lifecycle::{Lifecycle, Timing};
@@ -82,10 +82,11 @@ impl App {
     /// # Errors
     /// What keeps the broker from starting, and the remedy.
     pub async fn start(
-        settings: Settings,
+        mut settings: Settings,
         reload: Reload,
         timing: Timing,
     ) -> Result<Self, StartError> {
+        settings.limits = within_descriptors(settings.limits);
         let metrics = Arc::new(Metrics::new()?);
         metrics.add_scopes(&settings.gitea);
         let upstream = Upstream::new(&settings.gitea)?;
@@ -252,7 +253,8 @@ impl App {
             ..new.admin
         };
         let store = crate::config::Store { path: old.store.path.clone(), ..new.store };
-        let settings = Settings { listen, gitea, admin, store, log: old.log, ..new };
+        let limits = within_descriptors(new.limits);
+        let settings = Settings { listen, limits, gitea, admin, store, log: old.log, ..new };
         self.lifecycle.gitea.set_tokens(&settings.gitea);
         self.lifecycle.metrics.add_scopes(&settings.gitea);
         self.lifecycle.settings.store(Arc::new(settings));
@@ -321,6 +323,22 @@ fn unix_socket(path: &std::path::Path) -> std::io::Result<UnixListener> {
     // The umask of `serve` has kept others out from the start; this also undoes a wider default ACL.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// What the system's limit of open files allows of the settings.
+fn within_descriptors(set: Limits) -> Limits {
+    let descriptors = net::descriptors::limit();
+    let limits = set.within_descriptors(descriptors);
+    if limits != set {
+        warn!(
+            connections = limits.connections,
+            requests = limits.requests,
+            descriptors,
+            "the limit of open files allows fewer connections and requests than [limits]: raise it \
+             (ulimit -n, LimitNOFILE=), or set fewer"
+        );
+    }
+    limits
 }
 
 fn warn_of_volatile_store(settings: &Settings) {

@@ -16,13 +16,14 @@ use super::reader::Reader;
 use super::value::Setting;
 use super::{
     Admin, Credentials, Enrollment, Gitea, Lease, Listen, Log, Pass, Scope, Settings, Shutdown,
-    Store, own, runners, scopes, secret, tokens,
+    Store, limits, own, runners, scopes, secret, tokens,
 };
 
 /// All settings; `None` where one that is needed is missing or wrong. What is wrong is noted in the
 /// reader, and the settings are of use only where nothing is.
 pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     let listen = listen(reader);
+    let limits = limits::limits(reader);
     let admin = admin(reader);
     let (scopes, gitea) = gitea(reader);
     let enrollment = enrollment(reader, &scopes);
@@ -38,6 +39,7 @@ pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     let runners = runners::declared(reader, &given);
     Some(Settings {
         listen,
+        limits,
         admin,
         credentials,
         labels,

@@ -1,19 +1,24 @@
 //! The runners' listener: accepts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::converse::converse;
-use crate::proxy::Proxy;
+use crate::proxy::{Limit, Proxy};
 
 /// How often a silent client's machine is asked whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// At most so many connections that are over a limit are told so at a time; the others are closed at once.
+const REFUSALS: usize = 64;
+/// How often a lack of file descriptors is told.
+const TELL: Duration = Duration::from_secs(10);
 /// The wait after a failed accept: mostly file descriptors are short, and some will be closed.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -25,6 +30,8 @@ pub async fn serve(
     stop: CancellationToken,
     connections: TaskTracker,
 ) {
+    let refusals = Arc::new(Semaphore::new(REFUSALS.min(proxy.limits().connections / 8).max(1)));
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -39,10 +46,25 @@ pub async fn serve(
                 let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
                 let _ = sockopt::set_tcp_keepintvl(&stream, KEEPALIVE);
                 let connection = Arc::new(proxy.connection(peer));
-                connections.spawn(converse(stream, Arc::clone(&proxy), connection, stop.clone()));
+                let refusal = match connection.over {
+                    None => None,
+                    Some(_) => match Arc::clone(&refusals).try_acquire_owned() {
+                        Ok(permit) => Some(permit),
+                        Err(_) => continue,
+                    },
+                };
+                let conversation = converse(stream, Arc::clone(&proxy), connection, stop.clone());
+                connections.spawn(async move {
+                    conversation.await;
+                    drop(refusal);
+                });
             }
             Err(error) => {
-                warn!(%error, "no connection accepted; is the limit of open files reached?");
+                proxy.over(Limit::FileDescriptors);
+                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                    told = Some(Instant::now());
+                    warn!(%error, "no connection accepted; is the limit of open files reached?");
+                }
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }

@@ -1,31 +1,35 @@
 //! One connection of the runners' listener: serves HTTP/1.1, and ends it in an orderly way.
 
-use std::io;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
-use crate::proxy::{BodyError, Proxy, ProxyBody};
+use super::patient::BodyError;
+use super::progress::{Line, Progress, Stopped};
+use crate::config::Limits;
+use crate::proxy::{Limit, Proxy, ProxyBody, RequestPlace};
 
-/// How long a connection may be idle, or take to send a request's head. A live runner keeps an idle one
-/// open for 90 s, and must not find it closed by us.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// At the end, how long a request's head that is still coming in is waited for.
 const HEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a connection is kept that is there only to be refused.
+const REFUSAL: Duration = Duration::from_secs(5);
+/// Headers that the HTTP library has room for on the stack; for more it allocates.
+const ON_STACK: usize = 100;
 
 /// Serves one connection until its client is done, or until `stop`.
 pub(super) async fn converse(
@@ -34,40 +38,88 @@ pub(super) async fn converse(
     connection: Arc<crate::proxy::Connection>,
     stop: CancellationToken,
 ) {
+    let limits = proxy.limits();
     let requests = TaskTracker::new();
+    let progress = Arc::new(Progress::default());
     let service = {
-        let (connection, requests) = (Arc::clone(&connection), requests.clone());
-        service_fn(move |request| {
+        let (proxy, connection) = (Arc::clone(&proxy), Arc::clone(&connection));
+        let (progress, requests) = (Arc::clone(&progress), requests.clone());
+        service_fn(move |request: Request<Incoming>| {
             let (proxy, connection) = (Arc::clone(&proxy), Arc::clone(&connection));
+            let answered = Answered(Arc::clone(&progress));
             let in_hand = requests.token();
+            progress.request(!request.body().is_end_stream());
             async move {
-                let response = proxy.serve(connection, request).await;
-                response.map(|response| response.map(|body| Answer { body, _in_hand: in_hand }))
+                let over = connection.over.is_some();
+                let (response, place) = proxy.serve(connection, request).await;
+                let mut response = response.map(|body| Answer {
+                    body,
+                    _answered: answered,
+                    _in_hand: in_hand,
+                    _place: place,
+                });
+                if over {
+                    let close = hyper::header::HeaderValue::from_static("close");
+                    response.headers_mut().insert(hyper::header::CONNECTION, close);
+                }
+                Ok::<Response<Answer>, Infallible>(response)
             }
         })
     };
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
-    let broken = Arc::new(AtomicBool::new(false));
-    let stream = Told { stream, broken: Arc::clone(&broken) };
-    let mut conversation = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = conversation.as_mut() => Some(ended),
-        () = stop.cancelled() => {
-            conversation.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = conversation => Some(ended),
-                // hyper waits on for the rest of a head that has begun.
-                () = nothing_in_hand(&requests) => None,
+    let line = Line::new(stream, Arc::clone(&progress));
+    let http = http1(&limits, connection.over.is_some());
+    let mut conversation = std::pin::pin!(http.serve_connection(TokioIo::new(line), service));
+    let mut stops = std::pin::pin!(progress.stops(limits.head_timeout, limits.write_timeout));
+    let (mut stopped, mut stopping) = (None, false);
+    let ended = loop {
+        tokio::select! {
+            ended = conversation.as_mut() => break Some(ended),
+            what = stops.as_mut(), if stopped.is_none() => {
+                stopped = Some(what);
+                match what {
+                    Stopped::Head => {
+                        proxy.over(Limit::HeadTimeout);
+                        progress.give_up_head();
+                    }
+                    Stopped::Write => {
+                        proxy.over(Limit::WriteTimeout);
+                        break None;
+                    }
+                }
             }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                conversation.as_mut().graceful_shutdown();
+            }
+            // hyper waits on for the rest of a head that has begun.
+            () = nothing_in_hand(&requests), if stopping => break None,
         }
     };
-    let cleanly = took_all(ended.as_ref()) && !broken.load(Ordering::Relaxed);
+    if let Some(Err(error)) = &ended
+        && error.is_parse_too_large()
+    {
+        proxy.over(Limit::HeaderBytes);
+    }
+    let cleanly = took_all(ended.as_ref()) && !progress.is_broken();
     if !cleanly {
         let error = ended.and_then(Result::err);
         debug!(peer = %connection.peer, ?error, "connection broke off");
     }
     connection.closed(cleanly);
+}
+
+/// What is over the limits of headers is answered by the proxy, up to twice of them; beyond, the library
+/// refuses it without a text.
+fn http1(limits: &Limits, over: bool) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    let idle = if over { REFUSAL } else { limits.idle_timeout };
+    http.timer(TokioTimer::new())
+        .header_read_timeout(idle)
+        .max_header_size(limits.header_bytes.saturating_mul(2));
+    if limits.headers > ON_STACK * 4 / 5 {
+        http.max_headers(limits.headers.saturating_mul(2));
+    }
+    http
 }
 
 /// Whether the client took what was sent to it, by how its connection ended. One that was closed because
@@ -91,10 +143,20 @@ async fn nothing_in_hand(requests: &TaskTracker) {
     }
 }
 
-/// The body of an answer: the request is in hand until it has been handed over.
+/// The body of an answer: the request is in hand, and has its place, until it has been handed over.
 struct Answer {
     body: ProxyBody,
+    _answered: Answered,
     _in_hand: TaskTrackerToken,
+    _place: Option<RequestPlace>,
+}
+
+struct Answered(Arc<Progress>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
 }
 
 impl Body for Answer {
@@ -117,69 +179,6 @@ impl Body for Answer {
     }
 }
 
-/// Remembers that the other end reset the connection. An idle one that is reset counts as ended in order
-/// to the library above, but its last answer may not have been read.
-struct Told {
-    stream: TcpStream,
-    broken: Arc<AtomicBool>,
-}
-
-impl Told {
-    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(_)) = &result {
-            self.broken.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-impl AsyncRead for Told {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.note(read)
-    }
-}
-
-impl AsyncWrite for Told {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.note(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    /// As the stream does it, but a connection that was reset meanwhile is told: the stream takes it for
-    /// one that is closed already.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
-        let _ = self.note(Poll::Ready(shut.map_err(io::Error::from)));
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http_body_util::Empty;
@@ -194,7 +193,7 @@ mod tests {
             Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
         });
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+        http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(120));
         let served = http.serve_connection(TokioIo::new(far), service);
         tokio::join!(served, client(near)).0
     }

@@ -153,7 +153,7 @@ impl Upstream {
         self.pass()?;
         let moved = Arc::new(AtomicBool::new(false));
         let request = request.map(|body| match body {
-            OutBody::Incoming(body) => OutBody::Watched(body, Arc::clone(&moved)),
+            OutBody::Client(body) => OutBody::Watched(body, Arc::clone(&moved)),
             other => other,
         });
         let mut sending = std::pin::pin!(self.0.pooled.request(request));

@@ -6,6 +6,7 @@ mod connection;
 mod decide;
 mod forward;
 mod headers;
+mod limits;
 mod pass;
 mod poll;
 mod route;
@@ -13,7 +14,8 @@ mod service;
 mod watch;
 mod wrong_word;
 
-pub use body::{BodyError, ProxyBody};
+pub use body::ProxyBody;
 pub use connection::Connection;
+pub use limits::{Limit, RequestPlace};
 pub use route::{Class, Route, classify};
 pub use service::Proxy;

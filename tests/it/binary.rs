@@ -51,6 +51,14 @@ impl Binary {
         Self::run(command, site, &[]).listening()
     }
 
+    /// Starts `serve`, which may have so many files and sockets open, and waits until it listens.
+    pub(crate) fn start_with_few_descriptors(site: &Site, descriptors: u32) -> Self {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_runner-broker");
+        command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" serve"), program]);
+        Self::run(command, site, &[]).listening()
+    }
+
     /// How large a file may become by its writes; `None`: as large as it likes.
     pub(crate) fn limit_files(&self, bytes: Option<u64>) {
         let pid = rustix::process::Pid::from_child(&self.child);

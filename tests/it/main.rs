@@ -25,7 +25,9 @@ mod drain;
 mod exchange_only;
 mod identities;
 mod leases;
+
 mod life;
+mod limits;
 mod lost;
 mod lost_runners;
 mod lost_wakeup;

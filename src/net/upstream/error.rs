@@ -8,6 +8,8 @@ use hyper::http::uri::Authority;
 use hyper_util::client::legacy;
 use rustls::{CertificateError, InvalidMessage};
 
+use crate::net::patient::BodyError;
+
 /// A caller that waits for less learns nothing of Gitea, which may just be busy.
 const TELLING: Duration = Duration::from_secs(2);
 
@@ -110,6 +112,13 @@ impl UpstreamError {
     pub fn is_of_body(&self) -> bool {
         let error = self.source.as_ref().and_then(|error| cause::<hyper::Error>(error));
         error.is_some_and(hyper::Error::is_user)
+    }
+
+    /// Whether that body came to a stop.
+    #[must_use]
+    pub fn is_of_stalled_body(&self) -> bool {
+        let error = self.source.as_ref().and_then(|error| cause::<BodyError>(error));
+        matches!(error, Some(BodyError::Stalled(_)))
     }
 
     /// What the client says, told apart.
