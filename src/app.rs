@@ -86,7 +86,6 @@ impl App {
         reload: Reload,
         timing: Timing,
     ) -> Result<Self, StartError> {
-        settings.limits = within_descriptors(settings.limits);
         let metrics = Arc::new(Metrics::new()?);
         metrics.add_scopes(&settings.gitea);
         let upstream = Upstream::new(&settings.gitea)?;
@@ -98,6 +97,7 @@ impl App {
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         warn_of_volatile_store(&settings);
+        settings.limits = within_descriptors(settings.limits);
 
         let runners = listen("listen.runners", settings.listen.runners).await?;
         let admin = listen("admin.listen", settings.admin.listen).await?;
@@ -325,18 +325,22 @@ fn unix_socket(path: &std::path::Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// With fewer, some runners of a large site may be refused.
+const FEW_CONNECTIONS: usize = 1024;
+
 /// What the system's limit of open files allows of the settings.
 fn within_descriptors(set: Limits) -> Limits {
     let descriptors = net::descriptors::limit();
     let limits = set.within_descriptors(descriptors);
     if limits != set {
-        warn!(
-            connections = limits.connections,
-            requests = limits.requests,
-            descriptors,
-            "the limit of open files allows fewer connections and requests than [limits]: raise it \
-             (ulimit -n, LimitNOFILE=), or set fewer"
-        );
+        let (connections, requests) = (limits.connections, limits.requests);
+        let message = "the limit of open files allows fewer connections and requests than [limits] does: raise \
+                       it (ulimit -n, LimitNOFILE=) if that is too few";
+        if connections < FEW_CONNECTIONS {
+            warn!(connections, requests, descriptors, "{message}");
+        } else {
+            info!(connections, requests, descriptors, "{message}");
+        }
     }
     limits
 }

@@ -237,6 +237,11 @@ impl Delivery {
         Self { desk, key: Some(key), live, registered }
     }
 
+    /// Whether the runner made its first call before this answer went out.
+    pub fn is_late(&self) -> bool {
+        self.live.spoke()
+    }
+
     /// The runner has its answer.
     pub fn arrived(mut self) {
         self.key = None;

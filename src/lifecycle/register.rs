@@ -87,7 +87,14 @@ impl Lifecycle {
                 // The record is gone, or going, or cannot be read: the runner gets a new one.
                 return Box::pin(self.register(registration)).await;
             }
-            Entry::Wait(waiter) => waiter,
+            Entry::Wait(waiter) => match waiter.result().await {
+                // Meanwhile the runner found its credentials in its file: this one is another.
+                Ok((_, delivery)) if delivery.is_late() => {
+                    drop(delivery);
+                    return Box::pin(self.register(registration)).await;
+                }
+                result => return result,
+            },
             Entry::Full => {
                 self.metrics.rejection(Rejection::Overload);
                 self.metrics.limit(Limit::Registrations);

@@ -85,8 +85,7 @@ impl Proxy {
                         "the message is larger than {limit} bytes (the broker's setting \
                          limits.message_bytes)"
                     ),
-                )
-                .with_status(StatusCode::PAYLOAD_TOO_LARGE));
+                ));
             }
             Err(ReadError::Broken(_)) => {
                 return Err(ConnectError::new(Code::Canceled, "the message broke off"));
