@@ -21,6 +21,8 @@ pub struct Limits {
     pub requests_per_runner: usize,
     /// HTTP/2 requests on one connection.
     pub streams: usize,
+    /// HTTP/2 requests that are called off before they were looked at; with more its connection ends.
+    pub resets: usize,
     /// Headers of one request.
     pub headers: usize,
     /// The size of them all together, with the request's target.
@@ -54,6 +56,7 @@ impl Default for Limits {
             requests_per_peer: 1024,
             requests_per_runner: 64,
             streams: 128,
+            resets: 20,
             headers: 80,
             header_bytes: 64 << 10,
             head_timeout: Duration::from_secs(30),
@@ -139,6 +142,7 @@ pub(super) fn limits(reader: &mut Reader) -> Limits {
             2..=MANY,
         ),
         streams: count("limits.streams", default.streams, 1..=10_000),
+        resets: count("limits.resets", default.resets, 1..=10_000),
         headers: count("limits.headers", default.headers, 16..=1000),
         header_bytes: count("limits.header_bytes", default.header_bytes, 4096..=1 << 20),
         message_bytes: count("limits.message_bytes", default.message_bytes, 1024..=16 << 20),

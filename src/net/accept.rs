@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::converse::converse;
+use super::tls::Handshakes;
 use crate::proxy::{Limit, Proxy};
 
 /// How often a silent client's machine is asked whether it is there.
@@ -22,14 +23,16 @@ const TELL: Duration = Duration::from_secs(10);
 /// The wait after a failed accept: mostly file descriptors are short, and some will be closed.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves `listener` until `stop` is cancelled; then each connection ends after the request that it is
-/// at. `connections` counts those that are open.
-pub async fn serve(
+/// Serves `listener`, by TLS where there are `handshakes`, until `stop` is cancelled; then each connection
+/// ends after the request that it is at. `connections` counts those that are open.
+pub(crate) async fn serve(
     listener: TcpListener,
+    handshakes: Option<Handshakes>,
     proxy: Arc<Proxy>,
     stop: CancellationToken,
     connections: TaskTracker,
 ) {
+    let handshakes = handshakes.map(Arc::new);
     let refusals = Arc::new(Semaphore::new(REFUSALS.min(proxy.limits().connections / 8).max(1)));
     let mut told: Option<Instant> = None;
     loop {
@@ -53,7 +56,14 @@ pub async fn serve(
                         Err(_) => continue,
                     },
                 };
-                let conversation = converse(stream, Arc::clone(&proxy), connection, stop.clone());
+                // The handshake is made there too: nobody waits for another's.
+                let conversation = converse(
+                    stream,
+                    handshakes.clone(),
+                    Arc::clone(&proxy),
+                    connection,
+                    stop.clone(),
+                );
                 connections.spawn(async move {
                     conversation.await;
                     drop(refusal);

@@ -1,106 +1,72 @@
-//! One connection of the runners' listener: serves HTTP/1.1, and ends it in an orderly way.
+//! One connection of the runners' listener: serves HTTP/1.1, or HTTP/2 where TLS agreed on it, and ends it
+//! in an orderly way.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Request, Response, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
+use super::http::{self, Conversation};
 use super::patient::BodyError;
 use super::progress::{Line, Progress, Stopped};
+use super::tls::{Handshakes, Opened, PLAIN_HTTP};
+use super::told::Told;
 use crate::config::Limits;
-use crate::proxy::{Limit, Proxy, ProxyBody, RequestPlace};
-
-/// At the end, how long a request's head that is still coming in is waited for.
-const HEAD_GRACE: Duration = Duration::from_secs(1);
+use crate::connect::{Code, ConnectError};
+use crate::proxy::{Connection, Limit, Proxy, ProxyBody, RequestPlace};
 
 /// How long a connection is kept that is there only to be refused.
 const REFUSAL: Duration = Duration::from_secs(5);
-/// Headers that the HTTP library has room for on the stack; for more it allocates.
-const ON_STACK: usize = 100;
 
-/// Serves one connection until its client is done, or until `stop`.
+/// Serves one connection until its client is done, or until `stop`. Where there are `handshakes`, it speaks
+/// TLS.
 pub(super) async fn converse(
     stream: TcpStream,
+    handshakes: Option<Arc<Handshakes>>,
     proxy: Arc<Proxy>,
-    connection: Arc<crate::proxy::Connection>,
+    connection: Arc<Connection>,
     stop: CancellationToken,
 ) {
-    let limits = proxy.limits();
-    let requests = TaskTracker::new();
-    let progress = Arc::new(Progress::default());
-    let service = {
-        let (proxy, connection) = (Arc::clone(&proxy), Arc::clone(&connection));
-        let (progress, requests) = (Arc::clone(&progress), requests.clone());
-        service_fn(move |request: Request<Incoming>| {
-            let (proxy, connection) = (Arc::clone(&proxy), Arc::clone(&connection));
-            let answered = Answered(Arc::clone(&progress));
-            let in_hand = requests.token();
-            progress.request(!request.body().is_end_stream());
-            async move {
-                let over = connection.over.is_some();
-                let (response, place) = proxy.serve(connection, request).await;
-                let mut response = response.map(|body| Answer {
-                    body,
-                    _answered: answered,
-                    _in_hand: in_hand,
-                    _place: place,
-                });
-                if over {
-                    let close = hyper::header::HeaderValue::from_static("close");
-                    response.headers_mut().insert(hyper::header::CONNECTION, close);
-                }
-                Ok::<Response<Answer>, Infallible>(response)
-            }
-        })
+    let broken = Arc::new(AtomicBool::new(false));
+    let told = |stream, tls| Told::new(stream, tls, Arc::clone(&broken));
+    let service = Service {
+        limits: proxy.limits(),
+        proxy,
+        connection: Arc::clone(&connection),
+        requests: TaskTracker::new(),
+        progress: Arc::default(),
     };
-    let line = Line::new(stream, Arc::clone(&progress));
-    let http = http1(&limits, connection.over.is_some());
-    let mut conversation = std::pin::pin!(http.serve_connection(TokioIo::new(line), service));
-    let mut stops = std::pin::pin!(progress.stops(limits.head_timeout, limits.write_timeout));
-    let (mut stopped, mut stopping) = (None, false);
-    let ended = loop {
-        tokio::select! {
-            ended = conversation.as_mut() => break Some(ended),
-            what = stops.as_mut(), if stopped.is_none() => {
-                stopped = Some(what);
-                match what {
-                    Stopped::Head => {
-                        proxy.over(Limit::HeadTimeout);
-                        progress.give_up_head();
-                    }
-                    Stopped::Write => {
-                        proxy.over(Limit::WriteTimeout);
-                        break None;
-                    }
-                }
+    let ended = match handshakes {
+        None => service.http1(told(stream, false), &stop).await,
+        Some(handshakes) => {
+            let opened = tokio::select! {
+                opened = handshakes.open(stream, connection.peer.ip(), |stream| told(stream, true)) => opened,
+                () = stop.cancelled() => Opened::Nothing,
+            };
+            match opened {
+                Opened::Tls { stream, http2: false } => service.http1(stream, &stop).await,
+                Opened::Tls { stream, http2: true } => service.http2(stream, &stop).await,
+                Opened::Plain(stream) => return http::answer_plain(stream, plain_http()).await,
+                Opened::Nothing => return,
             }
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                conversation.as_mut().graceful_shutdown();
-            }
-            // hyper waits on for the rest of a head that has begun.
-            () = nothing_in_hand(&requests), if stopping => break None,
         }
     };
-    if let Some(Err(error)) = &ended
-        && error.is_parse_too_large()
-    {
-        proxy.over(Limit::HeaderBytes);
-    }
-    let cleanly = took_all(ended.as_ref()) && !progress.is_broken();
+    let cleanly = took_all(ended.as_ref()) && !broken.load(Ordering::Relaxed);
     if !cleanly {
         let error = ended.and_then(Result::err);
         debug!(peer = %connection.peer, ?error, "connection broke off");
@@ -108,18 +74,133 @@ pub(super) async fn converse(
     connection.closed(cleanly);
 }
 
-/// What is over the limits of headers is answered by the proxy, up to twice of them; beyond, the library
-/// refuses it without a text.
-fn http1(limits: &Limits, over: bool) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    let idle = if over { REFUSAL } else { limits.idle_timeout };
-    http.timer(TokioTimer::new())
-        .header_read_timeout(idle)
-        .max_header_size(limits.header_bytes.saturating_mul(2));
-    if limits.headers > ON_STACK * 4 / 5 {
-        http.max_headers(limits.headers.saturating_mul(2));
+/// What answers the requests of one connection.
+#[derive(Clone)]
+struct Service {
+    proxy: Arc<Proxy>,
+    connection: Arc<Connection>,
+    limits: Limits,
+    /// Those in hand.
+    requests: TaskTracker,
+    progress: Arc<Progress>,
+}
+
+impl Service {
+    async fn http1(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        stop: &CancellationToken,
+    ) -> Option<hyper::Result<()>> {
+        let line = Line::new(stream, true, Arc::clone(&self.progress));
+        let http = http::http1(self.idle(), &self.limits);
+        let served = self.clone();
+        let conversation = http
+            .serve_connection(TokioIo::new(line), service_fn(move |request| served.serve(request)));
+        self.attend(conversation, stop.cancelled()).await
     }
-    http
+
+    async fn http2(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        stop: &CancellationToken,
+    ) -> Option<hyper::Result<()>> {
+        let line = Line::new(stream, false, Arc::clone(&self.progress));
+        let begun = Arc::new(AtomicUsize::new(0));
+        let (counted, served) = (Arc::clone(&begun), self.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let taken = http::as_http1(&mut request);
+            let answer = served.serve(request);
+            async move {
+                match taken {
+                    Ok(()) => answer.await,
+                    Err(why) => Ok(refusal(why)),
+                }
+            }
+        });
+        let conversation = http::http2(&self.limits).serve_connection(TokioIo::new(line), service);
+        let stop = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = http::idle(self.idle(), &begun, &self.requests) => {}
+            }
+        };
+        self.attend(conversation, stop).await
+    }
+
+    fn idle(&self) -> Duration {
+        if self.connection.over.is_some() { REFUSAL } else { self.limits.idle_timeout }
+    }
+
+    /// Serves until the client is done, or something of it has stopped, or until `stop` and the end of what
+    /// is in hand. `None`: it was ended, as its client did not.
+    async fn attend(
+        &self,
+        conversation: impl Conversation,
+        stop: impl Future<Output = ()>,
+    ) -> Option<hyper::Result<()>> {
+        let Limits { head_timeout, write_timeout, .. } = self.limits;
+        let mut conversation = pin!(conversation);
+        let mut stop = pin!(stop);
+        let mut stops = pin!(self.progress.stops(head_timeout, write_timeout));
+        let (mut head_is_late, mut stopping) = (false, false);
+        let ended = loop {
+            tokio::select! {
+                ended = conversation.as_mut() => break ended,
+                what = stops.as_mut(), if !head_is_late => match what {
+                    Stopped::Head => {
+                        head_is_late = true;
+                        self.proxy.over(Limit::HeadTimeout);
+                        self.progress.give_up_head();
+                    }
+                    Stopped::Write => {
+                        self.proxy.over(Limit::WriteTimeout);
+                        return None;
+                    }
+                },
+                () = stop.as_mut(), if !stopping => {
+                    stopping = true;
+                    conversation.as_mut().finish();
+                }
+                // hyper waits on for the rest of a head that has begun, and for the client to leave.
+                () = http::nothing_in_hand(&self.requests), if stopping => return None,
+            }
+        };
+        if let Some(limit) = ended.as_ref().err().and_then(http::limit_of) {
+            self.proxy.over(limit);
+        }
+        Some(ended)
+    }
+
+    fn serve(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
+        let (proxy, connection) = (Arc::clone(&self.proxy), Arc::clone(&self.connection));
+        let in_hand = self.requests.token();
+        self.progress.request(!request.body().is_end_stream());
+        let answered = Answered(Arc::clone(&self.progress));
+        async move {
+            let closes = connection.over.is_some() && request.version() != Version::HTTP_2;
+            let (response, place) = proxy.serve(connection, request).await;
+            let held = Some(Held { _answered: answered, _in_hand: in_hand, _place: place });
+            let mut response = response.map(|body| Answer { body, _held: held });
+            if closes {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        }
+    }
+}
+
+/// A runner has the wrong address: what it shows as its error says so.
+fn plain_http() -> Response<Bytes> {
+    ConnectError::new(Code::FailedPrecondition, PLAIN_HTTP).into_response()
+}
+
+fn refusal(why: &str) -> Response<Answer> {
+    let error = ConnectError::new(Code::InvalidArgument, why);
+    error.into_response().map(|body| Answer { body: ProxyBody::full(body), _held: None })
 }
 
 /// Whether the client took what was sent to it, by how its connection ended. One that was closed because
@@ -132,20 +213,14 @@ fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
     }
 }
 
-async fn nothing_in_hand(requests: &TaskTracker) {
-    requests.close();
-    loop {
-        requests.wait().await;
-        tokio::time::sleep(HEAD_GRACE).await;
-        if requests.is_empty() {
-            return;
-        }
-    }
-}
-
-/// The body of an answer: the request is in hand, and has its place, until it has been handed over.
+/// The body of an answer.
 struct Answer {
     body: ProxyBody,
+    _held: Option<Held>,
+}
+
+/// The request is in hand, and has its place, until its answer has been handed over.
+struct Held {
     _answered: Answered,
     _in_hand: TaskTrackerToken,
     _place: Option<RequestPlace>,
@@ -182,19 +257,17 @@ impl Body for Answer {
 #[cfg(test)]
 mod tests {
     use http_body_util::Empty;
-    use hyper::Response;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
     async fn ended(client: impl AsyncFnOnce(tokio::io::DuplexStream)) -> hyper::Result<()> {
         let (near, far) = tokio::io::duplex(4096);
-        let service = service_fn(async |_| {
-            Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
-        });
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(120));
-        let served = http.serve_connection(TokioIo::new(far), service);
+        let service =
+            service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
+        let limits = Limits::default();
+        let served =
+            http::http1(limits.idle_timeout, &limits).serve_connection(TokioIo::new(far), service);
         tokio::join!(served, client(near)).0
     }
 

@@ -1,13 +1,15 @@
-//! Sockets: the runners' listener, the way to Gitea, the trust that it needs, and how many there may be.
+//! Sockets: the runners' listener, the way to Gitea, TLS on both, and how many there may be.
 
 pub mod accept;
 mod converse;
 pub mod descriptors;
+pub(crate) mod http;
 mod patient;
 mod progress;
 #[cfg(test)]
 pub(crate) mod test_server;
 pub mod tls;
+mod told;
 pub mod upstream;
 
 pub use patient::{BodyError, Patient};

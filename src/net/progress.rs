@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Once the broker is done with a connection, how long what the client still sends is read, so that it can
@@ -48,7 +47,6 @@ pub(super) struct Progress {
     /// The last request had a body, of which some may not have been read.
     had_body: AtomicBool,
     head_is_late: AtomicBool,
-    broken: AtomicBool,
 }
 
 impl Progress {
@@ -62,12 +60,6 @@ impl Progress {
     /// Its answer has been handed over.
     pub(super) fn answered(&self) {
         self.in_request.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether the other end reset the connection. An idle one that is reset counts as ended in order to
-    /// the HTTP library, but its last answer may not have been read.
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
     }
 
     /// The head that is waited for will be answered, as soon as the connection is polled again.
@@ -101,27 +93,22 @@ impl Progress {
         }
     }
 
-    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(_)) = &result {
-            self.broken.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-
     fn writes<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_pending() {
             self.set(WRITE);
         } else if self.state.load(Ordering::Relaxed) & WAITED_FOR == WRITE {
             self.set(NOTHING);
         }
-        self.note(result)
+        result
     }
 }
 
-/// A connection that marks what moves on it.
-pub(super) struct Line {
-    stream: TcpStream,
+/// A connection that marks what moves on it, above TLS where that is spoken.
+pub(super) struct Line<S> {
+    stream: S,
     progress: Arc<Progress>,
+    /// Heads come one after the other, as in HTTP/1.
+    in_turn: bool,
     lingering: Lingering,
 }
 
@@ -132,9 +119,9 @@ struct Lingering {
     until: Option<Pin<Box<Sleep>>>,
 }
 
-impl Line {
-    pub(super) fn new(stream: TcpStream, progress: Arc<Progress>) -> Self {
-        Self { stream, progress, lingering: Lingering::default() }
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    pub(super) fn new(stream: S, in_turn: bool, progress: Arc<Progress>) -> Self {
+        Self { stream, progress, in_turn, lingering: Lingering::default() }
     }
 
     /// Reads what the client still sends, and throws it away.
@@ -157,7 +144,7 @@ impl Line {
     }
 }
 
-impl AsyncRead for Line {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Line<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -166,18 +153,22 @@ impl AsyncRead for Line {
         if self.progress.head_is_late.load(Ordering::Relaxed) {
             // It fits into what the system buffers, or the client has taken nothing for long.
             let _ = Pin::new(&mut self.stream).poll_write(context, TOO_SLOW);
+            let _ = Pin::new(&mut self.stream).poll_flush(context);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before && !self.progress.in_request.load(Ordering::Relaxed) {
+        if self.in_turn
+            && buffer.filled().len() > before
+            && !self.progress.in_request.load(Ordering::Relaxed)
+        {
             self.progress.set(HEAD);
         }
-        self.progress.note(read)
+        read
     }
 }
 
-impl AsyncWrite for Line {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Line<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -201,21 +192,20 @@ impl AsyncWrite for Line {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // TLS takes a write at once, and hands it on here.
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.progress.writes(flushed)
     }
 
-    /// As the stream does it, but a connection that was reset meanwhile is told: the stream takes it for
-    /// one that is closed already.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.lingering.shut {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
             self.lingering.shut = true;
-            let shut = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
-            let _ = self.progress.note(Poll::Ready(shut.map_err(io::Error::from)));
         }
         let progress = &self.progress;
-        let unread = progress.had_body.load(Ordering::Relaxed)
-            || progress.state.load(Ordering::Relaxed) & WAITED_FOR == HEAD;
-        if unread && !progress.is_broken() {
+        if progress.had_body.load(Ordering::Relaxed)
+            || progress.state.load(Ordering::Relaxed) & WAITED_FOR == HEAD
+        {
             ready!(self.linger(context));
         }
         Poll::Ready(Ok(()))

@@ -33,8 +33,8 @@ pub enum Limit {
     RequestsPerPeer,
     /// The same with one runner's credentials.
     RequestsPerRunner,
-    /// HTTP/2 requests on one connection, or resets of them.
-    Streams,
+    /// HTTP/2 requests that were called off.
+    Resets,
     /// The number of a request's headers.
     Headers,
     /// Their size.
@@ -67,7 +67,7 @@ impl Limit {
         Self::Requests,
         Self::RequestsPerPeer,
         Self::RequestsPerRunner,
-        Self::Streams,
+        Self::Resets,
         Self::Headers,
         Self::HeaderBytes,
         Self::HeadTimeout,
@@ -90,7 +90,7 @@ impl Limit {
             Self::Requests => "requests",
             Self::RequestsPerPeer => "requests_per_peer",
             Self::RequestsPerRunner => "requests_per_runner",
-            Self::Streams => "streams",
+            Self::Resets => "resets",
             Self::Headers => "headers",
             Self::HeaderBytes => "header_bytes",
             Self::HeadTimeout => "head_timeout",
