@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::http;
 use super::tls::{Handshakes, Opened, PLAIN_HTTP};
-use super::told::Told;
+use super::told::{Signs, Told};
 use crate::connect::{Code, ConnectError};
 use crate::proxy::{BodyError, Connection, Proxy, ProxyBody};
 
@@ -38,16 +38,16 @@ pub(super) async fn converse(
     connection: Arc<Connection>,
     stop: CancellationToken,
 ) {
-    let broken = Arc::new(AtomicBool::new(false));
+    let signs = Arc::<Signs>::default();
     let service =
         Service { proxy, connection: Arc::clone(&connection), requests: TaskTracker::new() };
     let ended = match handshakes {
         None => {
-            let stream = Told::new(stream, false, Arc::clone(&broken));
+            let stream = Told::new(stream, false, Arc::clone(&signs));
             service.http1(TokioIo::new(stream), &stop).await
         }
         Some(handshakes) => {
-            let told = |stream| Told::new(stream, true, Arc::clone(&broken));
+            let told = |stream| Told::new(stream, true, Arc::clone(&signs));
             let opened = tokio::select! {
                 opened = handshakes.open(stream, connection.peer.ip(), told) => opened,
                 () = stop.cancelled() => Opened::Nothing,
@@ -57,14 +57,14 @@ pub(super) async fn converse(
                     service.http1(TokioIo::new(stream), &stop).await
                 }
                 Opened::Tls { stream, http2: true } => {
-                    service.http2(TokioIo::new(stream), &stop).await
+                    service.http2(TokioIo::new(stream), &stop, &signs).await
                 }
                 Opened::Plain(stream) => return http::answer_plain(stream, plain_http()).await,
                 Opened::Nothing => return,
             }
         }
     };
-    let cleanly = took_all(ended.as_ref()) && !broken.load(Ordering::Relaxed);
+    let cleanly = took_all(ended.as_ref()) && !signs.is_broken();
     if !cleanly {
         let error = ended.and_then(Result::err);
         debug!(peer = %connection.peer, ?error, "connection broke off");
@@ -96,17 +96,21 @@ impl Service {
         self,
         stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
         stop: &CancellationToken,
+        signs: &Arc<Signs>,
     ) -> Option<hyper::Result<()>> {
         let requests = self.requests.clone();
+        let last = Arc::new(AtomicUsize::new(0));
+        let handed_over = HandedOver { last: Arc::clone(&last), signs: Arc::clone(signs) };
         let begun = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&begun);
         let service = service_fn(move |mut request: Request<Incoming>| {
             counted.fetch_add(1, Ordering::Relaxed);
             let taken = http::as_http1(&mut request);
             let answer = self.serve(request);
+            let handed_over = handed_over.clone();
             async move {
                 match taken {
-                    Ok(()) => answer.await,
+                    Ok(()) => answer.await.map(|answer| answer.map(|body| body.with(handed_over))),
                     Err(why) => Ok(refusal(why)),
                 }
             }
@@ -118,7 +122,14 @@ impl Service {
                 () = http::idle(IDLE_TIMEOUT, &begun, &requests) => {}
             }
         };
-        http::converse(conversation, &requests, stop).await
+        let ended = http::converse(conversation, &requests, stop).await;
+        // A process that ends says no farewell, neither in TLS nor in HTTP/2. It has all that it asked for
+        // where everything was written before it went.
+        let written = signs.writes() > last.load(Ordering::Acquire);
+        match ended {
+            Some(Err(_)) if signs.is_ended() && requests.is_empty() && written => Some(Ok(())),
+            ended => ended,
+        }
     }
 
     fn serve(
@@ -129,7 +140,7 @@ impl Service {
         let in_hand = self.requests.token();
         async move {
             let response = proxy.serve(connection, request).await;
-            response.map(|response| response.map(|body| Answer { body, _in_hand: Some(in_hand) }))
+            response.map(|response| response.map(|body| Answer::new(body, Some(in_hand))))
         }
     }
 }
@@ -141,7 +152,7 @@ fn plain_http() -> Response<Bytes> {
 
 fn refusal(why: &str) -> Response<Answer> {
     let error = ConnectError::new(Code::InvalidArgument, why);
-    error.into_response().map(|body| Answer { body: ProxyBody::full(body), _in_hand: None })
+    error.into_response().map(|body| Answer::new(ProxyBody::full(body), None))
 }
 
 /// Whether the client took what was sent to it, by how its connection ended. One that was closed because
@@ -158,6 +169,30 @@ fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
 struct Answer {
     body: ProxyBody,
     _in_hand: Option<TaskTrackerToken>,
+    _handed_over: Option<HandedOver>,
+}
+
+impl Answer {
+    fn new(body: ProxyBody, in_hand: Option<TaskTrackerToken>) -> Self {
+        Self { body, _in_hand: in_hand, _handed_over: None }
+    }
+
+    fn with(self, handed_over: HandedOver) -> Self {
+        Self { _handed_over: Some(handed_over), ..self }
+    }
+}
+
+/// Dropped when an answer of HTTP/2 was handed over: what is written after that holds the rest of it.
+#[derive(Clone)]
+struct HandedOver {
+    last: Arc<AtomicUsize>,
+    signs: Arc<Signs>,
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        self.last.fetch_max(self.signs.writes(), Ordering::Release);
+    }
 }
 
 impl Body for Answer {

@@ -52,6 +52,7 @@ mod streaming;
 mod support;
 mod systemd;
 mod tasks;
+mod tls;
 mod token_changes;
 mod token_faults;
 mod token_races;
