@@ -113,10 +113,9 @@ impl App {
         let unix = unix_socket(&socket)
             .map_err(|source| StartError::Socket { path: socket.clone(), source })?;
         let handshakes = |name: Name| {
-            let failures = |listener| {
-                Handshakes::new(listener, name, metrics.handshake_failures(name.as_str()))
-            };
-            certificates.listener(name).map(failures)
+            let listener = certificates.listener(name)?;
+            let failures = metrics.handshake_failures(name.as_str());
+            Some(Handshakes::new(listener, name, failures, timing.handshake))
         };
         let (of_runners, of_admin) = (handshakes(Name::Runners), handshakes(Name::Admin));
         let lifecycle = Lifecycle::load(Arc::new(settings), store, gitea, metrics, timing).await?;

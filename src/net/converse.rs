@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use super::http::{self, Conversation};
 use super::patient::BodyError;
 use super::progress::{Line, Progress, Stopped};
 use super::tls::{Handshakes, Opened, PLAIN_HTTP};
-use super::told::Told;
+use super::told::{Signs, Told};
 use crate::config::Limits;
 use crate::connect::{Code, ConnectError};
 use crate::proxy::{Connection, Limit, Proxy, ProxyBody, RequestPlace};
@@ -42,8 +42,8 @@ pub(super) async fn converse(
     connection: Arc<Connection>,
     stop: CancellationToken,
 ) {
-    let broken = Arc::new(AtomicBool::new(false));
-    let told = |stream, tls| Told::new(stream, tls, Arc::clone(&broken));
+    let signs = Arc::<Signs>::default();
+    let told = |stream, tls| Told::new(stream, tls, Arc::clone(&signs));
     let service = Service {
         limits: proxy.limits(),
         proxy,
@@ -60,13 +60,13 @@ pub(super) async fn converse(
             };
             match opened {
                 Opened::Tls { stream, http2: false } => service.http1(stream, &stop).await,
-                Opened::Tls { stream, http2: true } => service.http2(stream, &stop).await,
+                Opened::Tls { stream, http2: true } => service.http2(stream, &stop, &signs).await,
                 Opened::Plain(stream) => return http::answer_plain(stream, plain_http()).await,
                 Opened::Nothing => return,
             }
         }
     };
-    let cleanly = took_all(ended.as_ref()) && !broken.load(Ordering::Relaxed);
+    let cleanly = took_all(ended.as_ref()) && !signs.is_broken();
     if !cleanly {
         let error = ended.and_then(Result::err);
         debug!(peer = %connection.peer, ?error, "connection broke off");
@@ -103,17 +103,21 @@ impl Service {
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
         stop: &CancellationToken,
+        signs: &Arc<Signs>,
     ) -> Option<hyper::Result<()>> {
         let line = Line::new(stream, false, Arc::clone(&self.progress));
+        let last = Arc::new(AtomicUsize::new(0));
+        let handed_over = HandedOver { last: Arc::clone(&last), signs: Arc::clone(signs) };
         let begun = Arc::new(AtomicUsize::new(0));
         let (counted, served) = (Arc::clone(&begun), self.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             counted.fetch_add(1, Ordering::Relaxed);
             let taken = http::as_http1(&mut request);
             let answer = served.serve(request);
+            let handed_over = handed_over.clone();
             async move {
                 match taken {
-                    Ok(()) => answer.await,
+                    Ok(()) => answer.await.map(|answer| answer.map(|body| body.with(handed_over))),
                     Err(why) => Ok(refusal(why)),
                 }
             }
@@ -125,7 +129,14 @@ impl Service {
                 () = http::idle(self.idle(), &begun, &self.requests) => {}
             }
         };
-        self.attend(conversation, stop).await
+        let ended = self.attend(conversation, stop).await;
+        // A process that ends says no farewell, neither in TLS nor in HTTP/2. It has all that it asked for
+        // where everything was written before it went.
+        let written = signs.writes() > last.load(Ordering::Acquire);
+        match ended {
+            Some(Err(_)) if signs.is_ended() && self.requests.is_empty() && written => Some(Ok(())),
+            ended => ended,
+        }
     }
 
     fn idle(&self) -> Duration {
@@ -183,8 +194,8 @@ impl Service {
         async move {
             let closes = connection.over.is_some() && request.version() != Version::HTTP_2;
             let (response, place) = proxy.serve(connection, request).await;
-            let held = Some(Held { _answered: answered, _in_hand: in_hand, _place: place });
-            let mut response = response.map(|body| Answer { body, _held: held });
+            let held = Held { _answered: answered, _in_hand: in_hand, _place: place };
+            let mut response = response.map(|body| Answer::new(body, Some(held)));
             if closes {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -200,7 +211,7 @@ fn plain_http() -> Response<Bytes> {
 
 fn refusal(why: &str) -> Response<Answer> {
     let error = ConnectError::new(Code::InvalidArgument, why);
-    error.into_response().map(|body| Answer { body: ProxyBody::full(body), _held: None })
+    error.into_response().map(|body| Answer::new(ProxyBody::full(body), None))
 }
 
 /// Whether the client took what was sent to it, by how its connection ended. One that was closed because
@@ -217,6 +228,30 @@ fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
 struct Answer {
     body: ProxyBody,
     _held: Option<Held>,
+    _handed_over: Option<HandedOver>,
+}
+
+impl Answer {
+    fn new(body: ProxyBody, held: Option<Held>) -> Self {
+        Self { body, _held: held, _handed_over: None }
+    }
+
+    fn with(self, handed_over: HandedOver) -> Self {
+        Self { _handed_over: Some(handed_over), ..self }
+    }
+}
+
+/// Dropped when an answer of HTTP/2 was handed over: what is written after that holds the rest of it.
+#[derive(Clone)]
+struct HandedOver {
+    last: Arc<AtomicUsize>,
+    signs: Arc<Signs>,
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        self.last.fetch_max(self.signs.writes(), Ordering::Release);
+    }
 }
 
 /// The request is in hand, and has its place, until its answer has been handed over.

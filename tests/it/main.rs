@@ -54,6 +54,7 @@ mod streaming;
 mod support;
 mod systemd;
 mod tasks;
+mod tls;
 mod token_changes;
 mod token_faults;
 mod token_races;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::http::uri::Authority;
 use hyper_util::client::legacy;
-use rustls::{CertificateError, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use crate::net::patient::BodyError;
 
@@ -191,6 +191,18 @@ fn tell_tls(error: &rustls::Error) -> String {
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "it answers in plain text; should gitea.url begin with http://?".to_owned()
         }
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::AccessDenied,
+        ) => format!(
+            "{error}; where it asks for a client certificate, gitea.client_cert_file and \
+             gitea.client_key_file must name one of an authority that it knows, and which has not \
+             expired"
+        ),
         other => format!("{other}; check gitea.url, gitea.ca_file and Gitea's certificate"),
     }
 }
