@@ -15,5 +15,7 @@ mod wrong_word;
 
 pub use body::{BodyError, ProxyBody};
 pub use connection::Connection;
+pub use headers::{clean_request, clean_response, dialled};
+pub use pass::may_pass;
 pub use route::{Class, Route, classify};
 pub use service::Proxy;
