@@ -16,6 +16,8 @@ mod wrong_word;
 
 pub use body::ProxyBody;
 pub use connection::Connection;
+pub use headers::{clean_request, clean_response, dialled};
 pub use limits::{Limit, RequestPlace};
+pub use pass::may_pass;
 pub use route::{Class, Route, classify};
 pub use service::Proxy;
