@@ -8,4 +8,5 @@ pub mod tls;
 pub mod upstream;
 
 pub use tls::TlsError;
+pub(crate) use upstream::data_of;
 pub use upstream::{OutBody, Upstream, UpstreamError, UpstreamErrorKind};

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+pub(crate) use self::body::data_of;
 pub use self::body::{OutBody, ReadError, read_limited};
 use self::breaker::Breaker;
 pub use self::error::{UpstreamError, UpstreamErrorKind};

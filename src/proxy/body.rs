@@ -9,6 +9,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::watch::Watch;
+use crate::net::data_of;
 
 /// The body of an answer to a runner or a job.
 pub enum ProxyBody {
@@ -134,7 +135,7 @@ impl Patient {
         if let Some(error) = self.broke.take() {
             return Poll::Ready(Some(Err(BodyError::Gitea(error))));
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+        if let Poll::Ready(frame) = data_of(&mut self.body, context) {
             self.moved = true;
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Gitea)));
         }

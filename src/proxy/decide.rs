@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use super::answer::Caller;
 use super::body::ProxyBody;
 use super::connection::Connection;
+use super::forward::broken_off;
 use super::headers;
 use super::route::Route;
 use super::service::{Proxy, refuse, wrong_method};
@@ -268,7 +269,7 @@ async fn read(request: Request<Incoming>) -> Result<Call, ConnectError> {
             ));
         }
         Ok(Err(_)) => {
-            return Err(ConnectError::new(Code::Canceled, "the message broke off"));
+            return Err(broken_off());
         }
         Err(_) => {
             return Err(ConnectError::new(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use tracing::{debug, warn};
 
 use super::answer::Caller;
@@ -110,6 +110,15 @@ impl Proxy {
             answer = upstream.send_fresh(again, limit.unwrap_or(PATIENCE)).await;
         }
         match answer {
+            // No request asks for it, so nobody would know what the connection is from then on.
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                warn!("Gitea, or what answers in its place, switched to another protocol unasked");
+                self.lifecycle.metrics.upstream_error(UpstreamErrorKind::Protocol);
+                Err(ConnectError::new(
+                    Code::Unavailable,
+                    "what answers at gitea.url switched to another protocol, which nobody asked for",
+                ))
+            }
             Ok(mut response) => {
                 headers::clean_response(response.headers_mut());
                 // Gitea's version is of its own connection.

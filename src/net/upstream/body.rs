@@ -49,9 +49,9 @@ impl Body for OutBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Incoming(body) => Pin::new(body).poll_frame(cx),
+            Self::Incoming(body) => data_of(body, cx),
             Self::Watched(body, moved) => {
-                let polled = Pin::new(body).poll_frame(cx);
+                let polled = data_of(body, cx);
                 if polled.is_ready() {
                     moved.store(true, Ordering::Relaxed);
                 }
@@ -59,7 +59,7 @@ impl Body for OutBody {
             }
             Self::Rest(read, body) => match read.take() {
                 Some(read) => Poll::Ready(Some(Ok(Frame::data(read)))),
-                None => Pin::new(body).poll_frame(cx),
+                None => data_of(body, cx),
             },
         }
     }
@@ -89,6 +89,18 @@ impl Body for OutBody {
                 hint
             }
         }
+    }
+}
+
+/// The next piece of a body. Trailers end it: they would be headers that nobody has looked at.
+pub(crate) fn data_of(
+    body: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    let polled = Pin::new(body).poll_frame(cx);
+    match polled {
+        Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => Poll::Ready(None),
+        polled => polled,
     }
 }
 
