@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::fault;
 use crate::gitea::GiteaClient;
 use crate::lifecycle::{Lifecycle, Timing};
+use crate::net::tls::{Certificates, Handshakes, Name};
 use crate::net::{self, TlsError, Upstream};
 use crate::proxy::Proxy;
 use crate::shutdown::{self, Schedule, Signal};
@@ -29,6 +30,9 @@ pub enum StartError {
     /// The trust in Gitea's certificate cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A certificate that the broker is to show is no use.
+    #[error("{0}")]
+    Certificate(String),
     /// The records cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,6 +73,7 @@ pub struct App {
     /// The runners and all that happens to them.
     pub lifecycle: Arc<Lifecycle>,
     reload: Reload,
+    certificates: Arc<Certificates>,
     stop: CancellationToken,
     connections: TaskTracker,
     admin_stop: CancellationToken,
@@ -88,7 +93,10 @@ impl App {
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         metrics.add_scopes(&settings.gitea);
-        let upstream = Upstream::new(&settings.gitea)?;
+        let certificates =
+            Certificates::load(&settings, Arc::clone(&metrics)).map_err(StartError::Certificate)?;
+        let certificates = Arc::new(certificates);
+        let upstream = Upstream::showing(&settings.gitea, certificates.shown_to_gitea())?;
         let gitea = GiteaClient::new(upstream.clone(), &settings.gitea)
             .with_register_limit(timing.register);
 
@@ -103,6 +111,13 @@ impl App {
         let socket = settings.admin.socket.clone();
         let unix = unix_socket(&socket)
             .map_err(|source| StartError::Socket { path: socket.clone(), source })?;
+        let handshakes = |name: Name| {
+            let failures = |listener| {
+                Handshakes::new(listener, name, metrics.handshake_failures(name.as_str()))
+            };
+            certificates.listener(name).map(failures)
+        };
+        let (of_runners, of_admin) = (handshakes(Name::Runners), handshakes(Name::Admin));
         let lifecycle = Lifecycle::load(Arc::new(settings), store, gitea, metrics, timing).await?;
 
         let app = Self {
@@ -117,6 +132,7 @@ impl App {
                 source,
             })?,
             reload,
+            certificates: Arc::clone(&certificates),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
             admin_stop: CancellationToken::new(),
@@ -129,11 +145,13 @@ impl App {
                 spawn(Arc::clone(&lifecycle).keep_pruning()),
                 spawn(Arc::clone(&lifecycle).keep_leases()),
                 spawn(Arc::clone(&lifecycle).keep_draining()),
+                spawn(Arc::clone(&certificates).keep_reading(timing.certificates)),
             ],
             lifecycle,
         };
         let proxy = Arc::new(Proxy::new(Arc::clone(&app.lifecycle), upstream));
-        tokio::spawn(net::accept::serve(runners, proxy, app.stop.clone(), app.connections.clone()));
+        let (stop, connections) = (app.stop.clone(), app.connections.clone());
+        tokio::spawn(net::accept::serve(runners, of_runners, proxy, stop, connections));
         let shown = Admin {
             lifecycle: Arc::clone(&app.lifecycle),
             runners: app.runners,
@@ -141,8 +159,9 @@ impl App {
             socket: app.socket.clone(),
             started: std::time::Instant::now(),
             failures: admin::Failures::default(),
+            certificates,
         };
-        tokio::spawn(admin::serve_tcp(admin, shown.clone(), app.admin_stop.clone()));
+        tokio::spawn(admin::serve_tcp(admin, of_admin, shown.clone(), app.admin_stop.clone()));
         tokio::spawn(admin::serve_unix(unix, shown, app.admin_stop.clone()));
         info!(
             runners = %app.runners,
@@ -229,6 +248,9 @@ impl App {
             ("admin.socket", new.admin.socket != old.admin.socket),
             ("admin.public_url", new.admin.public_url != old.admin.public_url),
             ("gitea.url", new.gitea.url != old.gitea.url),
+            ("listen.tls", new.listen.tls.is_some() != old.listen.tls.is_some()),
+            ("admin.tls", new.admin.tls.is_some() != old.admin.tls.is_some()),
+            ("gitea.client_cert_file", new.gitea.client.is_some() != old.gitea.client.is_some()),
             ("gitea.ca_file", new.gitea.ca_file != old.gitea.ca_file),
             ("store.url", new.store.path != old.store.path),
             ("log.level", new.log.level != old.log.level),
@@ -242,17 +264,24 @@ impl App {
         let gitea = crate::config::Gitea {
             url: old.gitea.url.clone(),
             ca_file: old.gitea.ca_file.clone(),
+            client: same(new.gitea.client, &old.gitea.client),
             ..new.gitea
         };
-        let listen = crate::config::Listen { runners: old.listen.runners, ..new.listen };
+        let listen = crate::config::Listen {
+            runners: old.listen.runners,
+            tls: same(new.listen.tls, &old.listen.tls),
+            ..new.listen
+        };
         let admin = crate::config::Admin {
             listen: old.admin.listen,
             socket: old.admin.socket.clone(),
             public_url: old.admin.public_url.clone(),
+            tls: same(new.admin.tls, &old.admin.tls),
             ..new.admin
         };
         let store = crate::config::Store { path: old.store.path.clone(), ..new.store };
         let settings = Settings { listen, gitea, admin, store, log: old.log, ..new };
+        self.certificates.follow(&settings);
         self.lifecycle.gitea.set_tokens(&settings.gitea);
         self.lifecycle.metrics.add_scopes(&settings.gitea);
         self.lifecycle.settings.store(Arc::new(settings));
@@ -268,6 +297,11 @@ impl App {
         self.lifecycle.look_at_leases();
         info!("settings read again");
     }
+}
+
+/// The new value where both are there: what is on stays on, and what is off stays off.
+fn same<T: Clone>(new: Option<T>, old: &Option<T>) -> Option<T> {
+    old.as_ref().map(|old| new.unwrap_or_else(|| old.clone()))
 }
 
 /// Waits for `work`, no longer than the schedule says. Returns whether a second signal ended the waiting.

@@ -21,6 +21,7 @@ fuzz_target!(|input: &[u8]| {
         },
         further: Vec::new(),
         ca_file: None,
+        client: None,
         lost_wakeup_workaround: true,
     };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000);

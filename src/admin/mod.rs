@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Lifecycle;
+use crate::net::tls::{Certificates, Handshakes};
 pub use auth::Failures;
 pub(crate) use health::unready;
 use problem::Problem;
@@ -43,17 +44,34 @@ pub struct Admin {
     pub started: Instant,
     /// Who presented wrong tokens.
     pub failures: Failures,
+    /// What the broker shows.
+    pub certificates: Arc<Certificates>,
 }
 
 /// Serves everything over TCP until `stop`: metrics and health to everyone who is let in, the rest to who
-/// shows the admin token.
-pub async fn serve_tcp(listener: TcpListener, admin: Admin, stop: CancellationToken) {
-    serve::serve(listener, router(admin.clone(), page::router(admin)), stop).await;
+/// shows the admin token. By TLS where there are `handshakes`.
+pub(crate) async fn serve_tcp(
+    listener: TcpListener,
+    handshakes: Option<Handshakes>,
+    admin: Admin,
+    stop: CancellationToken,
+) {
+    let router = router(admin.clone(), page::router(admin));
+    match handshakes {
+        None => serve::serve(listener, router, stop, serve::plain).await,
+        Some(handshakes) => {
+            let handshakes = Arc::new(handshakes);
+            let tls = move |stream, peer, router, stop| {
+                serve::tls(stream, Arc::clone(&handshakes), peer, router, stop)
+            };
+            serve::serve(listener, router, stop, tls).await;
+        }
+    }
 }
 
 /// Serves everything on the Unix socket, whose mode is the authorization, until `stop`.
 pub async fn serve_unix(listener: UnixListener, admin: Admin, stop: CancellationToken) {
-    serve::serve(listener, router(admin, Router::new()), stop).await;
+    serve::serve(listener, router(admin, Router::new()), stop, serve::plain).await;
 }
 
 /// The same on both, but for the page: the client's address tells them apart.

@@ -2,22 +2,28 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::IntoResponse;
 use axum::serve::Listener;
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::body::{Bytes, Incoming};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
+
+use super::problem::Problem;
+use crate::net::http;
+use crate::net::tls::{Handshakes, Opened, PLAIN_HTTP};
 
 /// How long a connection may be idle, or take to send a request's head; beyond the usual pause between
 /// two scrapes.
@@ -43,10 +49,15 @@ impl From<tokio::net::unix::SocketAddr> for Peer {
     }
 }
 
-/// Serves `listener` until `stop`, and ends soon after.
-pub(super) async fn serve<L>(mut listener: L, router: Router, stop: CancellationToken)
-where
+/// Serves `listener` until `stop`, and ends soon after. `converse` serves one connection.
+pub(super) async fn serve<L, F>(
+    mut listener: L,
+    router: Router,
+    stop: CancellationToken,
+    converse: impl Fn(L::Io, Peer, Router, CancellationToken) -> F,
+) where
     L: Listener<Addr: Into<Peer>>,
+    F: Future<Output = ()> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
@@ -60,10 +71,10 @@ where
             () = stop.cancelled() => break,
             next = next => next,
         };
-        let (router, stop, peer) = (router.clone(), stop.clone(), address.into());
+        let served = converse(stream, address.into(), router.clone(), stop.clone());
         connections.spawn(async move {
             let _place = place;
-            converse(stream, peer, router, stop).await;
+            served.await;
         });
     }
     drop(listener);
@@ -71,28 +82,106 @@ where
     connections.wait().await;
 }
 
-async fn converse(
+/// HTTP/1.1 as it is.
+pub(super) async fn plain(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: Peer,
     router: Router,
     stop: CancellationToken,
 ) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+    http1(stream, peer, router, stop).await;
+}
+
+/// HTTP/1.1 or HTTP/2 by TLS.
+pub(super) async fn tls(
+    stream: TcpStream,
+    handshakes: Arc<Handshakes>,
+    peer: Peer,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let Peer(Some(address)) = peer else { return };
+    let opened = tokio::select! {
+        opened = handshakes.open(stream, address, |stream| stream) => opened,
+        () = stop.cancelled() => return,
+    };
+    match opened {
+        Opened::Tls { stream, http2: true } => http2(stream, peer, router, stop).await,
+        Opened::Tls { stream, http2: false } => http1(stream, peer, router, stop).await,
+        Opened::Plain(stream) => http::answer_plain(stream, plain_http().await).await,
+        Opened::Nothing => {}
+    }
+}
+
+async fn http1(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    router: Router,
+    stop: CancellationToken,
+) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.call(request)
     });
-    let mut conversation = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let conversation = http::http1(IDLE_TIMEOUT).serve_connection(TokioIo::new(stream), service);
+    until(conversation, stop.cancelled()).await;
+}
+
+async fn http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let router = TowerToHyperService::new(router);
+    let (begun, in_hand) = (Arc::new(AtomicUsize::new(0)), TaskTracker::new());
+    let service = {
+        let (begun, in_hand) = (Arc::clone(&begun), in_hand.clone());
+        service_fn(move |mut request: Request<Incoming>| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            let taken = http::as_http1(&mut request);
+            request.extensions_mut().insert(peer);
+            let (answer, in_hand) = (router.call(request), in_hand.token());
+            async move {
+                let _in_hand = in_hand;
+                match taken {
+                    Ok(()) => answer.await,
+                    Err(why) => Ok(Problem::of_request(why.to_owned()).into_response()),
+                }
+            }
+        })
+    };
+    let conversation = http::http2().serve_connection(TokioIo::new(stream), service);
+    let stop = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = http::idle(IDLE_TIMEOUT, &begun, &in_hand) => {}
+        }
+    };
+    until(conversation, stop).await;
+}
+
+/// Ends soon after `stop`.
+async fn until(conversation: impl http::Conversation, stop: impl Future<Output = ()>) {
+    let mut conversation = std::pin::pin!(conversation);
     let ended = tokio::select! {
         ended = conversation.as_mut() => ended,
-        () = stop.cancelled() => {
-            conversation.as_mut().graceful_shutdown();
+        () = stop => {
+            conversation.as_mut().finish();
             timeout(LAST_ANSWERS, conversation).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
         debug!(%error, "admin connection broke off");
     }
+}
+
+/// Whoever asks has the wrong address.
+async fn plain_http() -> Response<Bytes> {
+    let problem =
+        Problem::new(StatusCode::BAD_REQUEST, "plain-http", "TLS is spoken here", PLAIN_HTTP);
+    let (head, body) = problem.into_response().into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    Response::from_parts(head, body)
 }

@@ -69,7 +69,7 @@ fn signals() -> Result<mpsc::Receiver<Signal>, Failure> {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let code = match &error {
-            StartError::Tls(_) => Self::SETTINGS,
+            StartError::Tls(_) | StartError::Certificate(_) => Self::SETTINGS,
             StartError::Store(_) | StartError::Listen { .. } | StartError::Socket { .. } => {
                 Self::UNAVAILABLE
             }

@@ -7,6 +7,9 @@ pub(super) const KEYS: &[&str] = &[
     "listen.public_url",
     "listen.trusted_proxies",
     "listen.pass",
+    "listen.tls.cert",
+    "listen.tls.key",
+    "listen.tls.client_ca",
     "admin.listen",
     "admin.socket",
     "admin.token",
@@ -15,6 +18,9 @@ pub(super) const KEYS: &[&str] = &[
     "admin.trusted_proxies",
     "admin.user_header",
     "admin.allow_cidrs",
+    "admin.tls.cert",
+    "admin.tls.key",
+    "admin.tls.client_ca",
     "gitea.url",
     "gitea.scope",
     "gitea.registration_token",
@@ -22,6 +28,8 @@ pub(super) const KEYS: &[&str] = &[
     "gitea.api_token",
     "gitea.api_token_file",
     "gitea.ca_file",
+    "gitea.client_cert_file",
+    "gitea.client_key_file",
     "gitea.lost_wakeup_workaround",
     "enrollment.token",
     "enrollment.token_file",
@@ -118,6 +126,12 @@ pub(super) fn is_section(name: &str) -> bool {
     name == LABELS || KEYS.iter().any(|key| section_of(key) == name)
 }
 
+/// Whether a key is a section within a section, such as `listen.tls`.
+pub(super) fn is_subsection(key: &str) -> bool {
+    KEYS.iter().any(|known| known.rsplit_once('.').is_some_and(|(section, _)| section == key))
+        && key.contains('.')
+}
+
 /// The name of the label that a key gives the full form of.
 pub(super) fn label_of(key: &str) -> Option<&str> {
     key.strip_prefix(LABELS)?.strip_prefix('.')
@@ -131,8 +145,9 @@ pub(super) fn section_of(key: &str) -> &str {
 pub(super) fn of_variable(name: &str) -> Option<String> {
     let rest = name.strip_prefix(PREFIX)?.to_lowercase();
     Some(match rest.split_once("__") {
-        Some((section, key)) => format!("{section}.{key}"),
-        None => rest,
+        // What follows is a label's name, as it is.
+        Some((LABELS, label)) => format!("{LABELS}.{label}"),
+        _ => rest.replace("__", "."),
     })
 }
 
@@ -143,7 +158,11 @@ pub(super) fn of_familiar(name: &str) -> Option<&'static str> {
 
 /// How a key is called in the environment.
 pub(super) fn variable(key: &str) -> String {
-    format!("{PREFIX}{}", key.replacen('.', "__", 1).to_uppercase())
+    let spelled = match label_of(key) {
+        Some(label) => format!("{LABELS}__{label}"),
+        None => key.replace('.', "__"),
+    };
+    format!("{PREFIX}{}", spelled.to_uppercase())
 }
 
 /// The known key that an unknown one is a slip of.
@@ -181,6 +200,7 @@ mod tests {
         for key in KEYS {
             assert_eq!(of_variable(&variable(key)).as_deref(), Some(*key));
             assert!(is_section(section_of(key)));
+            assert!(!is_subsection(key) && !is_subsection(section_of(key)), "{key}");
             assert!(!is_tokens(key) && !is_scopes(key) && !is_runners(key), "{key}");
         }
         assert_eq!(of_variable("RUNNER_BROKER__Log__LEVEL").as_deref(), Some("log.level"));
@@ -188,7 +208,13 @@ mod tests {
             of_variable("RUNNER_BROKER__LABELS__UBUNTU-22.04").as_deref(),
             Some("labels.ubuntu-22.04")
         );
+        for (label, name) in [("labels.a__b", "LABELS__A__B"), ("labels.a.b", "LABELS__A.B")] {
+            assert_eq!(variable(label), format!("{PREFIX}{name}"));
+            assert_eq!(of_variable(&variable(label)).as_deref(), Some(label));
+        }
+        assert_eq!(variable("listen.tls.cert"), "RUNNER_BROKER__LISTEN__TLS__CERT");
         assert_eq!(of_variable("RUNNER_BROKER_PORT"), None);
+        assert!(is_subsection("listen.tls") && is_subsection("admin.tls"));
         assert!(FAMILIAR.iter().all(|(_, key)| KEYS.contains(key)));
     }
 

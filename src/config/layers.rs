@@ -144,6 +144,9 @@ impl Layers {
                         match key.as_str() {
                             keys::TOKENS => self.tokens = Some(value),
                             keys::SCOPES => self.scopes = Some(value),
+                            _ if keys::is_subsection(&key) => {
+                                self.subsection(&key, value, origin, &mut entries);
+                            }
                             _ => entries.push((key, value)),
                         }
                     }
@@ -163,6 +166,22 @@ impl Layers {
         }
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         self.add(entries, str::to_owned);
+    }
+
+    /// The keys of a section within a section.
+    fn subsection(
+        &mut self,
+        section: &str,
+        value: Value,
+        origin: &str,
+        entries: &mut Vec<(String, Value)>,
+    ) {
+        let ValueKind::Table(table) = value.kind else {
+            let message = format!("is a section: write [{section}], and its keys below it");
+            return self.problem(section, origin, message);
+        };
+        let keys = table.into_iter().map(|(key, value)| (format!("{section}.{key}"), value));
+        entries.extend(keys);
     }
 
     /// Adds a layer of values that know their origin; `spell` writes a key as the layer would.

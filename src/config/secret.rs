@@ -28,11 +28,16 @@ pub(crate) fn read(path: &Path) -> Result<(SecretString, Option<String>), String
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| format!("{shown} is not UTF-8 text: write the secret alone into it"))?;
     let secret = checked(text).map_err(|wrong| format!("{shown} {wrong}"))?;
+    Ok((secret, is_open(path)))
+}
+
+/// What to say of a file with a secret whose mode is a risk.
+pub(super) fn is_open(path: &Path) -> Option<String> {
+    let shown = path.display();
     let open = stat(path).is_ok_and(|stat| stat.st_mode & 0o004 != 0);
-    let warning = open.then(|| {
+    open.then(|| {
         format!("{shown} can be read by every user: take that away with chmod o-rwx {shown}")
-    });
-    Ok((secret, warning))
+    })
 }
 
 /// A secret's text without the white space around it, if it is one line.
@@ -48,7 +53,7 @@ pub(super) fn checked(text: &str) -> Result<SecretString, &'static str> {
 }
 
 /// Says why a file cannot be read and what to do.
-pub(super) fn unreadable(path: &Path, error: &io::Error) -> String {
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> String {
     let own = Owner { uid: geteuid().as_raw(), gid: getegid().as_raw() };
     let reason = match stat(path) {
         Err(_) => stopped_on_the_way(path, own),

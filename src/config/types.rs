@@ -52,6 +52,8 @@ pub struct Listen {
     pub trusted_proxies: Vec<IpNet>,
     /// What is passed on to Gitea.
     pub pass: Pass,
+    /// `None`: plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Listen {
@@ -61,11 +63,18 @@ impl Default for Listen {
             public_url: None,
             trusted_proxies: Vec::new(),
             pass: Pass::default(),
+            tls: None,
         }
     }
 }
 
 impl Listen {
+    /// What an address of the runners' listener begins with, where no setting names one.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     pub(super) fn loopback_only(&self) -> bool {
         match self.runners.ip() {
             IpAddr::V4(ip) => ip.is_loopback(),
@@ -93,6 +102,8 @@ pub struct Admin {
     pub user_header: Option<HeaderName>,
     /// Who may dial the admin listener at all; empty: everyone.
     pub allow_cidrs: Vec<IpNet>,
+    /// `None`: plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Admin {
@@ -105,8 +116,28 @@ impl Default for Admin {
             trusted_proxies: Vec::new(),
             user_header: None,
             allow_cidrs: Vec::new(),
+            tls: None,
         }
     }
+}
+
+/// `[listen.tls]` or `[admin.tls]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// What the listener shows.
+    pub pair: Pair,
+    /// PEM file with the authorities of which every client must show a certificate; `None`: none is asked
+    /// for.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The PEM files of one certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The certificate, and those that lead to its authority after it.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// `[gitea]`
@@ -120,6 +151,8 @@ pub struct Gitea {
     pub further: Vec<Served>,
     /// PEM file with the authorities to trust in place of the system's.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that the broker shows to Gitea, where it is asked for one.
+    pub client: Option<Pair>,
     /// Whether a runner whose poll overlapped one that took a task keeps its old version of the tasks.
     pub lost_wakeup_workaround: bool,
 }

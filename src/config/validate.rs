@@ -16,14 +16,19 @@ use super::reader::Reader;
 use super::value::Setting;
 use super::{
     Admin, Credentials, Enrollment, Gitea, Lease, Listen, Log, Pass, Scope, Settings, Shutdown,
-    Store, own, runners, scopes, secret, tokens,
+    Store, own, runners, scopes, secret, tls, tokens,
 };
+use crate::net::tls::Name;
 
 /// All settings; `None` where one that is needed is missing or wrong. What is wrong is noted in the
 /// reader, and the settings are of use only where nothing is.
 pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     let listen = listen(reader);
     let admin = admin(reader);
+    let listeners = [(Name::Runners, &listen.tls), (Name::Admin, &admin.tls)];
+    for (name, of) in listeners.into_iter().filter_map(|(name, of)| Some((name, of.as_ref()?))) {
+        tls::check_listener(reader, name, of);
+    }
     let (scopes, gitea) = gitea(reader);
     let enrollment = enrollment(reader, &scopes);
     own::distinct(reader);
@@ -57,9 +62,11 @@ fn listen(reader: &mut Reader) -> Listen {
         public_url: reader.optional("listen.public_url"),
         trusted_proxies: reader.list("listen.trusted_proxies"),
         pass: reader.or("listen.pass", Pass::default()),
+        tls: tls::listener(reader, Name::Runners),
     }
 }
 
+/// Its files are not read: the commands need none of them.
 pub(super) fn admin(reader: &mut Reader) -> Admin {
     let default = Admin::default();
     let listen = reader.or("admin.listen", default.listen);
@@ -78,7 +85,8 @@ pub(super) fn admin(reader: &mut Reader) -> Admin {
     let trusted_proxies = reader.list("admin.trusted_proxies");
     let user_header = user_header(reader, &trusted_proxies);
     let allow_cidrs = reader.list("admin.allow_cidrs");
-    Admin { listen, socket, token, public_url, trusted_proxies, user_header, allow_cidrs }
+    let tls = tls::listener(reader, Name::Admin);
+    Admin { listen, socket, token, public_url, trusted_proxies, user_header, allow_cidrs, tls }
 }
 
 fn user_header(reader: &mut Reader, proxies: &[IpNet]) -> Option<HeaderName> {
@@ -112,6 +120,7 @@ fn gitea(reader: &mut Reader) -> (Vec<Scope>, Option<Gitea>) {
             })
             .is_ok()
     });
+    let client = tls::pair(reader, Name::Gitea);
     let lost_wakeup_workaround = reader.or("gitea.lost_wakeup_workaround", true);
     let scopes = served.iter().map(|served| served.scope.clone()).collect();
     let mut served = served.into_iter();
@@ -120,8 +129,12 @@ fn gitea(reader: &mut Reader) -> (Vec<Scope>, Option<Gitea>) {
         default,
         further: served.collect(),
         ca_file,
+        client,
         lost_wakeup_workaround,
     });
+    if let Some(gitea) = &gitea {
+        tls::check_gitea(reader, gitea);
+    }
     (scopes, gitea)
 }
 

@@ -184,6 +184,7 @@ impl<V: Fn(&str) -> Option<OsString>> Reader<V> {
                 },
                 further: Vec::new(),
                 ca_file: given.ca_file.clone(),
+                client: None,
                 lost_wakeup_workaround: true,
             },
             direct: own.direct.is_some(),

@@ -90,6 +90,8 @@ pub struct Timing {
     pub sweep: Duration,
     /// How long a runner is kept that Gitea says it does not know. The REST API is asked six times in it.
     pub lost: Duration,
+    /// How often the files of certificates are looked at.
+    pub certificates: Duration,
 }
 
 impl Default for Timing {
@@ -103,6 +105,7 @@ impl Default for Timing {
             probe: Duration::from_secs(30),
             sweep: Duration::from_secs(15 * 60),
             lost: Duration::from_secs(60),
+            certificates: Duration::from_secs(10),
         }
     }
 }

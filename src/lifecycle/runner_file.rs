@@ -229,7 +229,8 @@ fn address(settings: &Settings, dialled: Option<&str>) -> Option<String> {
     let broker = || match &settings.listen.public_url {
         Some(url) => Some(plain(url)),
         None => dialled.map(|authority| {
-            format!("http://{authority}{}", settings.gitea.url.path().trim_end_matches('/'))
+            let path = settings.gitea.url.path().trim_end_matches('/');
+            format!("{}://{authority}{path}", settings.listen.scheme())
         }),
     };
     let gitea = || Some(plain(&settings.gitea.url));

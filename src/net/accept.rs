@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::converse::converse;
+use super::tls::Handshakes;
 use crate::proxy::Proxy;
 
 /// How often a silent client's machine is asked whether it is there.
@@ -17,14 +18,16 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The wait after a failed accept: mostly file descriptors are short, and some will be closed.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves `listener` until `stop` is cancelled; then each connection ends after the request that it is
+/// Serves `listener`, by TLS where there are `handshakes`, until `stop` is cancelled; then each connection ends after the request that it is
 /// at. `connections` counts those that are open.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
+    handshakes: Option<Handshakes>,
     proxy: Arc<Proxy>,
     stop: CancellationToken,
     connections: TaskTracker,
 ) {
+    let handshakes = handshakes.map(Arc::new);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -39,7 +42,14 @@ pub async fn serve(
                 let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
                 let _ = sockopt::set_tcp_keepintvl(&stream, KEEPALIVE);
                 let connection = Arc::new(proxy.connection(peer));
-                connections.spawn(converse(stream, Arc::clone(&proxy), connection, stop.clone()));
+                // The handshake is made there too: nobody waits for another's.
+                connections.spawn(converse(
+                    stream,
+                    handshakes.clone(),
+                    Arc::clone(&proxy),
+                    connection,
+                    stop.clone(),
+                ));
             }
             Err(error) => {
                 warn!(%error, "no connection accepted; is the limit of open files reached?");

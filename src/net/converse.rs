@@ -1,64 +1,66 @@
-//! One connection of the runners' listener: serves HTTP/1.1, and ends it in an orderly way.
+//! One connection of the runners' listener: serves HTTP/1.1, or HTTP/2 where TLS agreed on it, and ends it
+//! in an orderly way.
 
-use std::io;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
-use hyper::server::conn::http1;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
-use crate::proxy::{BodyError, Proxy, ProxyBody};
+use super::http;
+use super::tls::{Handshakes, Opened, PLAIN_HTTP};
+use super::told::Told;
+use crate::connect::{Code, ConnectError};
+use crate::proxy::{BodyError, Connection, Proxy, ProxyBody};
 
 /// How long a connection may be idle, or take to send a request's head. A live runner keeps an idle one
 /// open for 90 s, and must not find it closed by us.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// At the end, how long a request's head that is still coming in is waited for.
-const HEAD_GRACE: Duration = Duration::from_secs(1);
 
-/// Serves one connection until its client is done, or until `stop`.
+/// Serves one connection until its client is done, or until `stop`. Where there are `handshakes`, it speaks
+/// TLS.
 pub(super) async fn converse(
     stream: TcpStream,
+    handshakes: Option<Arc<Handshakes>>,
     proxy: Arc<Proxy>,
-    connection: Arc<crate::proxy::Connection>,
+    connection: Arc<Connection>,
     stop: CancellationToken,
 ) {
-    let requests = TaskTracker::new();
-    let service = {
-        let (connection, requests) = (Arc::clone(&connection), requests.clone());
-        service_fn(move |request| {
-            let (proxy, connection) = (Arc::clone(&proxy), Arc::clone(&connection));
-            let in_hand = requests.token();
-            async move {
-                let response = proxy.serve(connection, request).await;
-                response.map(|response| response.map(|body| Answer { body, _in_hand: in_hand }))
-            }
-        })
-    };
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     let broken = Arc::new(AtomicBool::new(false));
-    let stream = Told { stream, broken: Arc::clone(&broken) };
-    let mut conversation = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = conversation.as_mut() => Some(ended),
-        () = stop.cancelled() => {
-            conversation.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = conversation => Some(ended),
-                // hyper waits on for the rest of a head that has begun.
-                () = nothing_in_hand(&requests) => None,
+    let service =
+        Service { proxy, connection: Arc::clone(&connection), requests: TaskTracker::new() };
+    let ended = match handshakes {
+        None => {
+            let stream = Told::new(stream, false, Arc::clone(&broken));
+            service.http1(TokioIo::new(stream), &stop).await
+        }
+        Some(handshakes) => {
+            let told = |stream| Told::new(stream, true, Arc::clone(&broken));
+            let opened = tokio::select! {
+                opened = handshakes.open(stream, connection.peer.ip(), told) => opened,
+                () = stop.cancelled() => Opened::Nothing,
+            };
+            match opened {
+                Opened::Tls { stream, http2: false } => {
+                    service.http1(TokioIo::new(stream), &stop).await
+                }
+                Opened::Tls { stream, http2: true } => {
+                    service.http2(TokioIo::new(stream), &stop).await
+                }
+                Opened::Plain(stream) => return http::answer_plain(stream, plain_http()).await,
+                Opened::Nothing => return,
             }
         }
     };
@@ -68,6 +70,78 @@ pub(super) async fn converse(
         debug!(peer = %connection.peer, ?error, "connection broke off");
     }
     connection.closed(cleanly);
+}
+
+/// What answers the requests of one connection.
+struct Service {
+    proxy: Arc<Proxy>,
+    connection: Arc<Connection>,
+    /// Those in hand.
+    requests: TaskTracker,
+}
+
+impl Service {
+    async fn http1(
+        self,
+        stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
+        stop: &CancellationToken,
+    ) -> Option<hyper::Result<()>> {
+        let requests = self.requests.clone();
+        let service = service_fn(move |request| self.serve(request));
+        let conversation = http::http1(IDLE_TIMEOUT).serve_connection(stream, service);
+        http::converse(conversation, &requests, stop.cancelled()).await
+    }
+
+    async fn http2(
+        self,
+        stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
+        stop: &CancellationToken,
+    ) -> Option<hyper::Result<()>> {
+        let requests = self.requests.clone();
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&begun);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let taken = http::as_http1(&mut request);
+            let answer = self.serve(request);
+            async move {
+                match taken {
+                    Ok(()) => answer.await,
+                    Err(why) => Ok(refusal(why)),
+                }
+            }
+        });
+        let conversation = http::http2().serve_connection(stream, service);
+        let stop = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = http::idle(IDLE_TIMEOUT, &begun, &requests) => {}
+            }
+        };
+        http::converse(conversation, &requests, stop).await
+    }
+
+    fn serve(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
+        let (proxy, connection) = (Arc::clone(&self.proxy), Arc::clone(&self.connection));
+        let in_hand = self.requests.token();
+        async move {
+            let response = proxy.serve(connection, request).await;
+            response.map(|response| response.map(|body| Answer { body, _in_hand: Some(in_hand) }))
+        }
+    }
+}
+
+/// A runner has the wrong address: what it shows as its error says so.
+fn plain_http() -> Response<Bytes> {
+    ConnectError::new(Code::FailedPrecondition, PLAIN_HTTP).into_response()
+}
+
+fn refusal(why: &str) -> Response<Answer> {
+    let error = ConnectError::new(Code::InvalidArgument, why);
+    error.into_response().map(|body| Answer { body: ProxyBody::full(body), _in_hand: None })
 }
 
 /// Whether the client took what was sent to it, by how its connection ended. One that was closed because
@@ -80,21 +154,10 @@ fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
     }
 }
 
-async fn nothing_in_hand(requests: &TaskTracker) {
-    requests.close();
-    loop {
-        requests.wait().await;
-        tokio::time::sleep(HEAD_GRACE).await;
-        if requests.is_empty() {
-            return;
-        }
-    }
-}
-
 /// The body of an answer: the request is in hand until it has been handed over.
 struct Answer {
     body: ProxyBody,
-    _in_hand: TaskTrackerToken,
+    _in_hand: Option<TaskTrackerToken>,
 }
 
 impl Body for Answer {
@@ -117,85 +180,18 @@ impl Body for Answer {
     }
 }
 
-/// Remembers that the other end reset the connection. An idle one that is reset counts as ended in order
-/// to the library above, but its last answer may not have been read.
-struct Told {
-    stream: TcpStream,
-    broken: Arc<AtomicBool>,
-}
-
-impl Told {
-    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(_)) = &result {
-            self.broken.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-impl AsyncRead for Told {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.note(read)
-    }
-}
-
-impl AsyncWrite for Told {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.note(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    /// As the stream does it, but a connection that was reset meanwhile is told: the stream takes it for
-    /// one that is closed already.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
-        let _ = self.note(Poll::Ready(shut.map_err(io::Error::from)));
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http_body_util::Empty;
-    use hyper::Response;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
     async fn ended(client: impl AsyncFnOnce(tokio::io::DuplexStream)) -> hyper::Result<()> {
         let (near, far) = tokio::io::duplex(4096);
-        let service = service_fn(async |_| {
-            Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
-        });
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
-        let served = http.serve_connection(TokioIo::new(far), service);
+        let service =
+            service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
+        let served = http::http1(IDLE_TIMEOUT).serve_connection(TokioIo::new(far), service);
         tokio::join!(served, client(near)).0
     }
 

@@ -159,6 +159,7 @@ pub(crate) fn gitea(url: &str) -> config::Gitea {
         },
         further: Vec::new(),
         ca_file: None,
+        client: None,
         lost_wakeup_workaround: true,
     }
 }

@@ -16,6 +16,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -58,7 +59,18 @@ struct Inner {
 impl Upstream {
     /// Prepares the way; nothing is dialled yet. Needs a runtime only once something is sent.
     pub fn new(gitea: &config::Gitea) -> Result<Self, TlsError> {
-        let tls = tls::client_config(gitea)?;
+        Ok(Self::by(gitea, tls::client_config(gitea)?))
+    }
+
+    /// The same, with a certificate that may change; `None`: with none.
+    pub(crate) fn showing(
+        gitea: &config::Gitea,
+        shown: Option<Arc<tls::Shown>>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self::by(gitea, tls::client_config_showing(gitea, shown)?))
+    }
+
+    fn by(gitea: &config::Gitea, tls: ClientConfig) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -82,7 +94,7 @@ impl Upstream {
         let fresh =
             builder.pool_max_idle_per_host(0).retry_canceled_requests(false).build(connector);
 
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             scheme: gitea.url.scheme().cloned().unwrap_or(Scheme::HTTP),
             authority: without_userinfo(gitea.url.authority()),
             base_path: gitea.url.path().trim_end_matches('/').to_owned(),
@@ -90,7 +102,7 @@ impl Upstream {
             fresh,
             breaker: Breaker::default(),
             up: AtomicBool::new(false),
-        })))
+        }))
     }
 
     /// Gitea's host and port, as set.

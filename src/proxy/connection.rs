@@ -26,6 +26,7 @@ struct Inner {
     /// Its client had it for the last request only.
     was_for_one: bool,
     deliveries: Vec<Delivery>,
+    closed: bool,
 }
 
 impl Connection {
@@ -35,14 +36,17 @@ impl Connection {
         Self { peer, lifecycle, inner: Mutex::default() }
     }
 
-    /// A request's head is here: whatever was sent before has arrived. Returns the runner whose
+    /// A request's head is here: in HTTP/1, whatever was sent before has arrived. Returns the runner whose
     /// credentials the request shows, where the broker knows it.
     pub fn heard(&self, request: &Request<Incoming>) -> Option<Arc<Live>> {
         let headers = request.headers();
         let mut inner = self.lock();
         inner.was_for_one = is_for_one(request);
-        for delivery in inner.deliveries.drain(..) {
-            self.lifecycle.delivered(delivery);
+        // In HTTP/2, it may have been on its way together with the answer.
+        if request.version() != Version::HTTP_2 {
+            for delivery in inner.deliveries.drain(..) {
+                self.lifecycle.delivered(delivery);
+            }
         }
         let uuid = headers.get(RUNNER_UUID)?.to_str().ok()?;
         let token = headers.get(RUNNER_TOKEN)?.as_bytes();
@@ -54,8 +58,11 @@ impl Connection {
             Some(live) => Arc::clone(live),
             None => {
                 let live = self.lifecycle.roster.authenticate(uuid, token)?;
-                live.note(crate::broker::Activity::connected);
-                inner.runners.push(Arc::clone(&live));
+                // A stream of HTTP/2 is looked at in a task of its own, perhaps after the connection's end.
+                if !inner.closed {
+                    live.note(crate::broker::Activity::connected);
+                    inner.runners.push(Arc::clone(&live));
+                }
                 live
             }
         };
@@ -71,7 +78,9 @@ impl Connection {
 
     /// The connection has closed; `cleanly`: all that was sent was taken.
     pub fn closed(&self, cleanly: bool) {
-        let Inner { runners, was_for_one, deliveries } = std::mem::take(&mut *self.lock());
+        let ended = Inner { closed: true, ..Inner::default() };
+        let Inner { runners, was_for_one, deliveries, .. } =
+            std::mem::replace(&mut *self.lock(), ended);
         for delivery in deliveries {
             if cleanly {
                 self.lifecycle.delivered(delivery);

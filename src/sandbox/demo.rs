@@ -212,6 +212,7 @@ fn settings(
             },
             further: Vec::new(),
             ca_file: None,
+            client: None,
             lost_wakeup_workaround: true,
         },
         enrollment: config::Enrollment { token: Some(enrollment.clone()), tokens: Vec::new() },

@@ -221,6 +221,8 @@ pub struct Metrics {
     durations: Vec<Histogram>,
     enrollment_tokens: IntGaugeVec,
     next_expiry: Gauge,
+    certificate_expiry: GaugeVec,
+    handshake_failures: IntCounterVec,
 }
 
 impl Metrics {
@@ -264,6 +266,20 @@ impl Metrics {
             "When the next of the active enrollment tokens that an admin made or declared expires; +Inf where none does.",
         )?;
         registry.register(Box::new(next_expiry.clone()))?;
+        let certificate_expiry = GaugeVec::new(
+            Opts::new(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When a certificate that the broker shows expires: to runners, to admins, to Gitea.",
+            ),
+            &["certificate"],
+        )?;
+        registry.register(Box::new(certificate_expiry.clone()))?;
+        let handshake_failures = counters(
+            &registry,
+            "tls_handshake_failures_total",
+            "Connections to a listener that speaks TLS that did not come in.",
+            &["listener"],
+        )?;
         let registrations = counters(
             &registry,
             "registrations_total",
@@ -347,6 +363,8 @@ impl Metrics {
                 .collect(),
             enrollment_tokens,
             next_expiry,
+            certificate_expiry,
+            handshake_failures,
             registry,
         })
     }
@@ -398,6 +416,18 @@ impl Metrics {
     pub fn set_next_expiry(&self, at: Option<SystemTime>) {
         let since = at.map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
         self.next_expiry.set(since.map_or(f64::INFINITY, |since| since.as_secs_f64()));
+    }
+
+    /// Sets when a certificate expires.
+    pub fn set_certificate_expiry(&self, certificate: &str, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.certificate_expiry.with_label_values(&[certificate]).set(since.as_secs_f64());
+    }
+
+    /// Counts the connections to a listener that did not come in by TLS.
+    #[must_use]
+    pub fn handshake_failures(&self, listener: &str) -> IntCounter {
+        self.handshake_failures.with_label_values(&[listener])
     }
 
     /// The text that Prometheus scrapes.

@@ -47,6 +47,7 @@ pub(crate) fn quick() -> Timing {
         probe: Duration::from_secs(30),
         sweep: Duration::from_secs(1),
         lost: Duration::from_secs(60),
+        certificates: Duration::from_millis(20),
     }
 }
 

@@ -28,7 +28,7 @@ impl Lines {
         let public = settings.listen.public_url.as_ref();
         let url = match public {
             Some(url) => url.to_string().trim_end_matches('/').to_owned(),
-            None => format!("http://BROKER:{}", admin.runners.port()),
+            None => format!("{}://BROKER:{}", settings.listen.scheme(), admin.runners.port()),
         };
         let policy = &issued.token.token.policy;
         let name = name(policy.name_pattern.as_deref());

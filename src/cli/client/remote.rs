@@ -154,6 +154,7 @@ fn trust(url: &Uri, ca_file: Option<&Path>) -> config::Gitea {
         },
         further: Vec::new(),
         ca_file: ca_file.map(Into::into),
+        client: None,
         lost_wakeup_workaround: true,
     }
 }

@@ -1,0 +1,184 @@
+//! HTTP as both listeners speak it: how much a client may take of it, what a request of HTTP/2 looks like
+//! to the rest of the broker, and how a connection ends.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::header::{COOKIE, HOST, HeaderValue};
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Requests at a time on one connection of HTTP/2.
+const STREAMS: u32 = 100;
+/// How much of one request's body is taken before it is passed on.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all of one connection: it bounds the memory that a client can take.
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// How much of one answer is taken from Gitea before the client reads it.
+const SEND_BUFFER: usize = 128 * 1024;
+/// Names and values of one request's headers, with 32 bytes for each.
+const HEADER_LIST: u32 = 32 * 1024;
+/// Requests that a client calls off before they were looked at, and mistakes of its own, before its
+/// connection is ended.
+const RESETS: usize = 20;
+const MISTAKES: usize = 100;
+/// At the end, how long a request's head that is still coming in is waited for.
+const HEAD_GRACE: Duration = Duration::from_secs(1);
+/// How long a client that speaks plain HTTP to TLS may take to ask and to read why not.
+const PLAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// HTTP/1.1, with connections that may be idle, or take to send a head, for so long.
+pub(crate) fn http1(idle: Duration) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(idle);
+    http
+}
+
+/// HTTP/2. How long a connection may be idle is [`idle`]'s business.
+pub(crate) fn http2() -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_LIST)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(MISTAKES);
+    http
+}
+
+/// Makes a request of HTTP/2 look as it would in HTTP/1.1, so that nothing behind has to tell them apart: its
+/// authority is its Host, and cookies are in one line (RFC 9113, 8.2.3).
+///
+/// # Errors
+/// It names two hosts, or its cookies are longer than any header may be.
+pub(crate) fn as_http1<B>(request: &mut Request<B>) -> Result<(), &'static str> {
+    if let Some(authority) = request.uri().authority() {
+        let host =
+            HeaderValue::from_str(authority.as_str()).map_err(|_| "its authority is no host")?;
+        let mut hosts = request.headers().get_all(HOST).iter();
+        if hosts.any(|named| !named.as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
+            return Err("the request names two hosts, by :authority and by Host: send one of them");
+        }
+        request.headers_mut().insert(HOST, host);
+    }
+    let mut cookies = request.headers().get_all(COOKIE).iter();
+    if let (Some(first), Some(_)) = (cookies.next(), cookies.next()) {
+        let mut joined = first.as_bytes().to_vec();
+        for further in request.headers().get_all(COOKIE).iter().skip(1) {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(further.as_bytes());
+        }
+        let joined =
+            HeaderValue::from_bytes(&joined).map_err(|_| "its cookies cannot be joined")?;
+        request.headers_mut().insert(COOKIE, joined);
+    }
+    Ok(())
+}
+
+/// A connection that is served, and can be told to end after what it has in hand.
+pub(crate) trait Conversation: Future<Output = hyper::Result<()>> {
+    /// No further request is taken.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<I, B, S> Conversation for http1::Connection<I, S>
+where
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<AnyError>,
+    I: Read + Write + Unpin,
+    B: Body + 'static,
+    B::Error: Into<AnyError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, B, S> Conversation for http2::Connection<I, S, TokioExecutor>
+where
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<AnyError>,
+    S::Future: Send + 'static,
+    I: Read + Write + Unpin,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<AnyError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Serves a connection until its client is done, or until `stop` and the end of what is in hand. `None`: it
+/// was ended, as its client did not.
+pub(crate) async fn converse(
+    conversation: impl Conversation,
+    in_hand: &TaskTracker,
+    stop: impl Future<Output = ()>,
+) -> Option<hyper::Result<()>> {
+    let mut conversation = pin!(conversation);
+    tokio::select! {
+        ended = conversation.as_mut() => Some(ended),
+        () = stop => {
+            conversation.as_mut().finish();
+            tokio::select! {
+                ended = conversation => Some(ended),
+                // hyper waits on for the rest of a head that has begun, and for the client to leave.
+                () = nothing_in_hand(in_hand) => None,
+            }
+        }
+    }
+}
+
+async fn nothing_in_hand(requests: &TaskTracker) {
+    requests.close();
+    loop {
+        requests.wait().await;
+        sleep(HEAD_GRACE).await;
+        if requests.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Ends once a connection of HTTP/2 was idle for `limit`, and for twice as long at most. `begun` counts its
+/// requests.
+pub(crate) async fn idle(limit: Duration, begun: &AtomicUsize, in_hand: &TaskTracker) {
+    let mut before = 0;
+    loop {
+        sleep(limit).await;
+        let now = begun.load(Ordering::Relaxed);
+        if now == before && in_hand.is_empty() {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// Answers whoever speaks plain HTTP where TLS is spoken.
+pub(crate) async fn answer_plain(stream: TcpStream, answer: Response<Bytes>) {
+    let answer = Arc::new(answer);
+    let service = service_fn(move |_| {
+        let answer = (*answer).clone().map(Full::new);
+        async { Ok::<_, std::convert::Infallible>(answer) }
+    });
+    let mut http = http1(PLAIN_LIMIT);
+    http.keep_alive(false);
+    // Whether it is read is the client's business.
+    let _ = timeout(PLAIN_LIMIT, http.serve_connection(TokioIo::new(stream), service)).await;
+}
