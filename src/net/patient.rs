@@ -77,7 +77,7 @@ impl Patient {
         if let Some(error) = self.broke.take() {
             return Poll::Ready(Some(Err(BodyError::Broken(error))));
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+        if let Poll::Ready(frame) = data_of(&mut self.body, context) {
             self.moved = true;
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
         }
@@ -92,5 +92,17 @@ impl Patient {
             }
             timer.as_mut().reset(Instant::now() + self.limit);
         }
+    }
+}
+
+/// The next piece of a body. Trailers end it: they would be headers that nobody has looked at.
+fn data_of(
+    body: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    let polled = Pin::new(body).poll_frame(cx);
+    match polled {
+        Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => Poll::Ready(None),
+        polled => polled,
     }
 }

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::answer::Caller;
 use super::body::ProxyBody;
 use super::connection::Connection;
+use super::forward::broken_off;
 use super::headers;
 use super::limits::Limit;
 use super::route::Route;
@@ -88,7 +89,7 @@ impl Proxy {
                 ));
             }
             Err(ReadError::Broken(_)) => {
-                return Err(ConnectError::new(Code::Canceled, "the message broke off"));
+                return Err(broken_off());
             }
             Err(ReadError::TooSlow(limit)) => {
                 self.over(Limit::MessageTimeout);

@@ -111,6 +111,15 @@ impl Proxy {
             answer = upstream.send_fresh(again, limit.unwrap_or(PATIENCE)).await;
         }
         match answer {
+            // No request asks for it, so nobody would know what the connection is from then on.
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                warn!("Gitea, or what answers in its place, switched to another protocol unasked");
+                self.lifecycle.metrics.upstream_error(UpstreamErrorKind::Protocol);
+                Err(ConnectError::new(
+                    Code::Unavailable,
+                    "what answers at gitea.url switched to another protocol, which nobody asked for",
+                ))
+            }
             Ok(mut response) => {
                 headers::clean_response(response.headers_mut());
                 // Gitea's version is of its own connection.

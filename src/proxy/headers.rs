@@ -17,6 +17,11 @@ pub fn clean_request(headers: &mut HeaderMap) {
 
 /// Takes out of an answer what is Gitea's word to the broker.
 pub fn clean_response(headers: &mut HeaderMap) {
+    // Chunks win over a length (RFC 9112, 6.3), and the client would be cut off at it. A length that is told
+    // twice was compared by the library below, which tells it once.
+    if headers.contains_key(header::TRANSFER_ENCODING) || tells_length_twice(headers) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     clean(headers, is_hop_by_hop);
 }
 
@@ -45,6 +50,12 @@ fn clean(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     for name in doomed {
         headers.remove(name);
     }
+}
+
+fn tells_length_twice(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    lengths.next().is_some() || first.is_some_and(|length| length.as_bytes().contains(&b','))
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {

@@ -4,6 +4,7 @@ mod answer;
 mod body;
 mod connection;
 mod decide;
+mod form;
 mod forward;
 mod headers;
 mod limits;

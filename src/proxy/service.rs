@@ -8,11 +8,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use tracing::{trace, warn};
 
 use super::body::ProxyBody;
 use super::connection::Connection;
+use super::form;
 use super::limits::{Limit, Places, RequestPlace, check_head};
 use super::pass::may_pass;
 use super::poll::Polls;
@@ -77,6 +78,10 @@ impl Proxy {
         let class = classify(request.uri().path(), self.upstream.base_path());
         let (Class::Plain(route) | Class::Disguised(route)) = class;
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
+        if let Some(response) = form::refusal(&request) {
+            self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
+            return (response, None);
+        }
         let mut place = None;
         let response = match self.place(&connection, route, &request) {
             Ok(taken) => {
@@ -153,10 +158,6 @@ impl Proxy {
         let caller = self.caller(route, connection, &request, live.as_ref());
         match class {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
-            Class::Plain(_) if request.method() == Method::CONNECT => refuse(ConnectError::new(
-                Code::Unimplemented,
-                "the broker is no forward proxy: dial it as you would dial Gitea",
-            )),
             Class::Plain(route) if route.is_decided() => {
                 self.decide(route, connection, request, live, caller).await
             }

@@ -23,6 +23,7 @@ mod deregister;
 mod disk_errors;
 mod drain;
 mod exchange_only;
+mod hostile;
 mod identities;
 mod leases;
 
