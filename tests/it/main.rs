@@ -58,6 +58,7 @@ mod token_races;
 mod tokens;
 mod upstream_tls;
 mod versions;
+mod volume;
 mod wire;
 mod withdrawn;
 mod wrapper;
