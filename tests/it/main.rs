@@ -62,6 +62,7 @@ mod token_races;
 mod tokens;
 mod upstream_tls;
 mod versions;
+mod volume;
 mod wire;
 mod withdrawn;
 mod wrapper;
