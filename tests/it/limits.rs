@@ -386,6 +386,41 @@ async fn a_reload_changes_the_limits() {
     broker.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_all_places_of_the_admin_listener_leaves_metrics_and_health() {
+    let gitea = gitea();
+    let site = Site::new(&gitea).set("limits.admin_connections", "4");
+    let broker = Broker::start(&site).await;
+    let url = format!("http://{}", broker.admin);
+    let get = async |path: &str| {
+        let mut wire = Wire::dial(&url).await;
+        wire.say(format!("GET {path} HTTP/1.1\r\nHost: broker\r\n\r\n")).await;
+        wire.answer().await.map(|answer| answer.status)
+    };
+    assert_eq!(get("/api/v1/openapi.json").await, Some(403));
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        let mut wire = Wire::dial(&url).await;
+        wire.say("GET /healthz HTTP/1.1\r\nHost: broker\r\n\r\n").await;
+        assert_eq!(wire.answer().await.unwrap().status, 200);
+        idle.push(wire);
+    }
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(get(path).await, Some(200), "{path}");
+    }
+    assert_eq!(get("/api/v1/openapi.json").await, Some(503));
+    assert!(hit(&broker, "admin_connections") >= 4);
+    // One more than there are spare places is closed, and their time is short.
+    let mut more = Vec::new();
+    for _ in 0..40 {
+        more.push(Wire::dial(&url).await);
+    }
+    eventually("metrics are there again", async || get("/metrics").await == Some(200)).await;
+    drop(idle);
+    eventually("all is there again", async || get("/api/v1/openapi.json").await == Some(403)).await;
+    broker.stop().await;
+}
+
 /// Metrics over the admin listener, by a connection of their own.
 async fn metrics(binary: &Binary) -> String {
     let mut wire = Wire::dial(&format!("http://{}", binary.admin)).await;
