@@ -136,6 +136,8 @@ async fn jobs_cannot_keep_runners_from_their_calls() {
     let mut job = say(&broker, GET).await;
     let answer = refused(job.answer().await, 503, "unavailable", "limits.requests");
     assert_eq!(answer.head.all("retry-after").len(), 1);
+    let mut api = say(&broker, "GET /twirp/x HTTP/1.1\r\nHost: broker\r\n\r\n").await;
+    refused(api.answer().await, 503, "unavailable", "limits.requests");
     // The connection is good for another try.
     let mut runner = Wire::dial(&broker.url).await;
     let poll = "/api/actions/runner.v1.RunnerService/FetchTask";
@@ -146,7 +148,7 @@ async fn jobs_cannot_keep_runners_from_their_calls() {
     let mut second = Wire::dial(&broker.url).await;
     second.post(poll, &proto, b"").await;
     refused(second.answer().await, 503, "unavailable", "limits.requests");
-    assert_eq!(hit(&broker, "requests"), 2);
+    assert_eq!(hit(&broker, "requests"), 3);
 
     let ok = "HTTP/1.1 200 OK\r\nContent-Type: application/proto\r\nContent-Length: 0\r\n\r\n";
     scripted.answer(wire, ok).await;
