@@ -12,7 +12,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::fault;
 use crate::gitea::GiteaClient;
 use crate::lifecycle::{Lifecycle, Timing};
@@ -87,7 +87,7 @@ impl App {
     /// # Errors
     /// What keeps the broker from starting, and the remedy.
     pub async fn start(
-        settings: Settings,
+        mut settings: Settings,
         reload: Reload,
         timing: Timing,
     ) -> Result<Self, StartError> {
@@ -105,6 +105,7 @@ impl App {
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         warn_of_volatile_store(&settings);
+        settings.limits = within_descriptors(settings.limits);
 
         let runners = listen("listen.runners", settings.listen.runners).await?;
         let admin = listen("admin.listen", settings.admin.listen).await?;
@@ -112,10 +113,9 @@ impl App {
         let unix = unix_socket(&socket)
             .map_err(|source| StartError::Socket { path: socket.clone(), source })?;
         let handshakes = |name: Name| {
-            let failures = |listener| {
-                Handshakes::new(listener, name, metrics.handshake_failures(name.as_str()))
-            };
-            certificates.listener(name).map(failures)
+            let listener = certificates.listener(name)?;
+            let failures = metrics.handshake_failures(name.as_str());
+            Some(Handshakes::new(listener, name, failures, timing.handshake))
         };
         let (of_runners, of_admin) = (handshakes(Name::Runners), handshakes(Name::Admin));
         let lifecycle = Lifecycle::load(Arc::new(settings), store, gitea, metrics, timing).await?;
@@ -280,7 +280,8 @@ impl App {
             ..new.admin
         };
         let store = crate::config::Store { path: old.store.path.clone(), ..new.store };
-        let settings = Settings { listen, gitea, admin, store, log: old.log, ..new };
+        let limits = within_descriptors(new.limits);
+        let settings = Settings { listen, limits, gitea, admin, store, log: old.log, ..new };
         self.certificates.follow(&settings);
         self.lifecycle.gitea.set_tokens(&settings.gitea);
         self.lifecycle.metrics.add_scopes(&settings.gitea);
@@ -355,6 +356,26 @@ fn unix_socket(path: &std::path::Path) -> std::io::Result<UnixListener> {
     // The umask of `serve` has kept others out from the start; this also undoes a wider default ACL.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// With fewer, some runners of a large site may be refused.
+const FEW_CONNECTIONS: usize = 1024;
+
+/// What the system's limit of open files allows of the settings.
+fn within_descriptors(set: Limits) -> Limits {
+    let descriptors = net::descriptors::limit();
+    let limits = set.within_descriptors(descriptors);
+    if limits != set {
+        let (connections, requests) = (limits.connections, limits.requests);
+        let message = "the limit of open files allows fewer connections and requests than [limits] does: raise \
+                       it (ulimit -n, LimitNOFILE=) if that is too few";
+        if connections < FEW_CONNECTIONS {
+            warn!(connections, requests, descriptors, "{message}");
+        } else {
+            info!(connections, requests, descriptors, "{message}");
+        }
+    }
+    limits
 }
 
 fn warn_of_volatile_store(settings: &Settings) {

@@ -81,3 +81,6 @@ pub mod store;
 pub mod supervise;
 pub mod systemd;
 pub mod telemetry;
+
+#[cfg(test)]
+mod test_system;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::view::{ApiToken, Status};
+use super::view::{ApiToken, Certificate, Status};
 use crate::config::Scope;
 use crate::gitea::token_scope;
 use crate::lifecycle::Stray;
@@ -36,6 +36,20 @@ pub(super) fn hints(
              `runner-broker check --online` tells more",
             status.gitea.url
         ));
+    }
+    for Certificate { name, expiry, trouble, .. } in &status.certificates {
+        if let Some(trouble) = trouble {
+            hints.push(format!(
+                "the certificate for {name} was changed, and the one from before is still in use: \
+                 {trouble}"
+            ));
+        }
+        if let Some(expiry) = expiry {
+            hints.push(format!(
+                "the certificate for {name} {expiry}: put a new one in its place, which the broker \
+                 reads by itself"
+            ));
+        }
     }
     if status.enrollment_tokens.active == 0 && !declared {
         hints.push(
@@ -194,8 +208,31 @@ mod tests {
                 admin: ([127, 0, 0, 1], 8081).into(),
                 socket: "/data/admin.sock".into(),
             },
+            certificates: vec![certificate(None, None)],
             hints: Vec::new(),
         }
+    }
+
+    fn certificate(expiry: Option<&str>, trouble: Option<&str>) -> Certificate {
+        Certificate {
+            name: "runners".into(),
+            expires_at: "2030-01-01T00:00:00Z".into(),
+            expiry: expiry.map(Into::into),
+            trouble: trouble.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_ends_or_was_spoilt_is_told_of() {
+        let mut status = well();
+        status.certificates = vec![certificate(Some("expires in 3 days"), Some("/k does not fit"))];
+        let hints = said(&status, false);
+        assert_eq!(hints.len(), 2, "{hints:#?}");
+        assert!(hints[0].ends_with("is still in use: /k does not fit"), "{hints:#?}");
+        assert!(
+            hints[1].starts_with("the certificate for runners expires in 3 days:"),
+            "{hints:#?}"
+        );
     }
 
     #[test]

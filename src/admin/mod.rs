@@ -50,7 +50,7 @@ pub struct Admin {
 
 /// Serves everything over TCP until `stop`: metrics and health to everyone who is let in, the rest to who
 /// shows the admin token. By TLS where there are `handshakes`.
-pub(crate) async fn serve_tcp(
+pub async fn serve_tcp(
     listener: TcpListener,
     handshakes: Option<Handshakes>,
     admin: Admin,

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::problem::Problem;
+use crate::config::Limits;
 use crate::net::http;
 use crate::net::tls::{Handshakes, Opened, PLAIN_HTTP};
 
@@ -124,7 +125,8 @@ async fn http1(
         request.extensions_mut().insert(peer);
         router.call(request)
     });
-    let conversation = http::http1(IDLE_TIMEOUT).serve_connection(TokioIo::new(stream), service);
+    let conversation = http::http1(IDLE_TIMEOUT, &Limits::default())
+        .serve_connection(TokioIo::new(stream), service);
     until(conversation, stop.cancelled()).await;
 }
 
@@ -152,7 +154,8 @@ async fn http2(
             }
         })
     };
-    let conversation = http::http2().serve_connection(TokioIo::new(stream), service);
+    let conversation =
+        http::http2(&Limits::default()).serve_connection(TokioIo::new(stream), service);
     let stop = async {
         tokio::select! {
             () = stop.cancelled() => {}

@@ -80,7 +80,8 @@ impl Limiter {
     }
 }
 
-fn network(peer: IpAddr) -> IpAddr {
+/// What counts as one peer: an IPv4 address, or a /64 of IPv6.
+pub fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
         v4 @ IpAddr::V4(_) => v4,

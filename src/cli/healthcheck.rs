@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::client::{BrokerArgs, exchange, request};
 use super::{Failure, block_on};
+use crate::config::Admin;
 
 /// Exit with 0 when the broker is ready, for container health checks
 #[derive(Debug, clap::Args)]
@@ -29,7 +30,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let answer = block_on(async {
         if over_tcp {
             let (admin, _) = args.broker.settings.admin()?;
-            tcp(admin.listen).await
+            match &admin.tls {
+                None => tcp(admin.listen).await,
+                Some(_) => Err(Failure::new(Failure::UNAVAILABLE, over_tls(&admin))),
+            }
         } else {
             broker.raw(Method::GET, "/readyz", LIMIT).await
         }
@@ -40,6 +44,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let text = String::from_utf8_lossy(answer.body()).trim().replace('\n', "; ");
     Err(one_line(Failure::new(Failure::UNAVAILABLE, format!("the broker is not ready: {text}"))))
+}
+
+/// Only who asks knows by which name the certificate is to be checked.
+fn over_tls(admin: &Admin) -> String {
+    format!(
+        "no broker runs here: there is no socket {}; to ask its admin listener, which speaks TLS, name it \
+         as its certificate does: --url https://NAME:{}, with --ca-file for an authority of your own",
+        admin.socket.display(),
+        admin.listen.port()
+    )
 }
 
 async fn tcp(listen: SocketAddr) -> Result<Response<Bytes>, Failure> {

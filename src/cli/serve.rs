@@ -10,7 +10,7 @@ use super::{Failure, SettingsArgs};
 use crate::app::{App, Reload, StartError};
 use crate::lifecycle::Timing;
 use crate::shutdown::Signal;
-use crate::{systemd, telemetry};
+use crate::{net, systemd, telemetry};
 
 /// Run the broker
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let mut signals = signals()?;
         // Whatever is made from here on is the broker's own; runner files get their mode exactly.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        net::descriptors::raise_limit();
         let loaded = args.settings.load()?;
         telemetry::log::init(loaded.settings.log);
         for warning in &loaded.warnings {

@@ -7,7 +7,8 @@ use super::client::BrokerArgs;
 use super::show::{self, plain};
 use super::{Failure, block_on, print};
 use crate::admin::view::{
-    Abilities, ApiToken, EnrollmentTokens, Minting, RegistrationToken, ScopeTokens, Status, rough,
+    Abilities, ApiToken, Certificate, EnrollmentTokens, Minting, RegistrationToken, ScopeTokens,
+    Status, rough,
 };
 
 /// Show the broker on one screen, and what to do
@@ -56,6 +57,7 @@ fn screen(status: &Status) -> String {
         ("runners", states.join(", ")),
         ("unclear", format!("{} registrations", status.unsettled_registrations)),
     ]);
+    lines.extend(status.certificates.iter().map(|shown| ("certificate", certificate(shown))));
     let mut screen = String::new();
     for (what, text) in lines {
         writeln!(screen, "{what:<19}{text}").expect("a String takes all");
@@ -103,6 +105,10 @@ fn tokens_of(scope: &ScopeTokens) -> String {
     };
     let name = plain(&scope.scope);
     format!("{name}: API token {api_token}, registration token {registration_token}")
+}
+
+fn certificate(shown: &Certificate) -> String {
+    format!("{}: until {}", plain(&shown.name), plain(&shown.expires_at))
 }
 
 /// Those that admit, and of the others what there is.

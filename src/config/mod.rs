@@ -9,6 +9,7 @@
 mod forms;
 mod keys;
 mod layers;
+mod limits;
 mod load;
 mod network;
 mod own;
@@ -30,6 +31,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use limits::Limits;
 pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use pass::{Group, Groups, Pass};
 pub use problem::{Problem, Problems};

@@ -1,6 +1,7 @@
 //! Takes key after key out of the merged layers, and notes what is wrong and what is used.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use config::{Value, ValueKind};
@@ -42,6 +43,27 @@ impl Reader {
         }
         self.note(key, &default.show(), DEFAULT);
         default
+    }
+
+    /// The same, for a value that must be in a range.
+    pub(super) fn within<T: Setting + PartialOrd + Copy>(
+        &mut self,
+        key: &str,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> T {
+        let value = self.or(key, default);
+        if !range.contains(&value) {
+            let origin = self.origin(key);
+            let message = format!(
+                "{} is not within {} and {}: set a value that is",
+                value.show(),
+                range.start().show(),
+                range.end().show()
+            );
+            self.problem(key, &origin, message);
+        }
+        value
     }
 
     /// A key that may be left out.

@@ -10,7 +10,7 @@ use hyper::header::HeaderName;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::{Pass, Scope};
+use super::{Limits, Pass, Scope};
 use crate::broker::token::Draft;
 use crate::broker::{Origin, Record};
 
@@ -19,6 +19,8 @@ use crate::broker::{Origin, Record};
 pub struct Settings {
     /// What runners dial.
     pub listen: Listen,
+    /// How much clients may take up.
+    pub limits: Limits,
     /// Metrics, health and the commands.
     pub admin: Admin,
     /// The Gitea behind the broker.

@@ -16,7 +16,7 @@ use super::reader::Reader;
 use super::value::Setting;
 use super::{
     Admin, Credentials, Enrollment, Gitea, Lease, Listen, Log, Pass, Scope, Settings, Shutdown,
-    Store, own, runners, scopes, secret, tls, tokens,
+    Store, limits, own, runners, scopes, secret, tls, tokens,
 };
 use crate::net::tls::Name;
 
@@ -24,6 +24,7 @@ use crate::net::tls::Name;
 /// reader, and the settings are of use only where nothing is.
 pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     let listen = listen(reader);
+    let limits = limits::limits(reader);
     let admin = admin(reader);
     let listeners = [(Name::Runners, &listen.tls), (Name::Admin, &admin.tls)];
     for (name, of) in listeners.into_iter().filter_map(|(name, of)| Some((name, of.as_ref()?))) {
@@ -43,6 +44,7 @@ pub(super) fn settings(reader: &mut Reader) -> Option<Settings> {
     let runners = runners::declared(reader, &given);
     Some(Settings {
         listen,
+        limits,
         admin,
         credentials,
         labels,

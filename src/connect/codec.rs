@@ -85,10 +85,17 @@ pub fn encode<M: Message + Serialize>(codec: Codec, message: &M) -> Vec<u8> {
 
 /// Reads a JSON object. The check for its first byte is needed because serde would take an array, too.
 pub(super) fn object_from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ConnectError> {
-    if body.trim_ascii_start().first() != Some(&b'{') {
+    let text = utf8(body)?;
+    if !text.trim_ascii_start().starts_with('{') {
         return Err(ConnectError::new(Code::InvalidArgument, "the body is not a JSON object"));
     }
-    serde_json::from_slice(body).map_err(|error| malformed_json(&error))
+    serde_json::from_str(text).map_err(|error| malformed_json(&error))
+}
+
+/// All of the body: serde would look only at what it keeps.
+pub(super) fn utf8(body: &[u8]) -> Result<&str, ConnectError> {
+    str::from_utf8(body)
+        .map_err(|_| ConnectError::new(Code::InvalidArgument, "the JSON body is not UTF-8"))
 }
 
 /// Tells where the JSON is wrong, in words of our own: serde's may quote the value.
@@ -218,6 +225,15 @@ mod tests {
         for body in bad {
             let error = decode_json::<RegisterRequest>(body).unwrap_err();
             assert_eq!(error.code, Code::InvalidArgument, "{body}");
+        }
+    }
+
+    /// As the splice and Gitea refuse it: a Register that only the splice refuses has been decided by then.
+    #[test]
+    fn json_that_is_not_utf8_is_refused_wherever_it_is_not() {
+        for body in [&b"{\"name\":\"\xff\"}"[..], b"{\"later\":\"\xff\"}", b"{\"x\xff\":1}"] {
+            let error = decode::<RegisterRequest>(Codec::Json, body).unwrap_err();
+            assert_eq!(error.message, "the JSON body is not UTF-8");
         }
     }
 

@@ -20,19 +20,27 @@ pub struct ConnectError {
     pub message: String,
     /// How long the caller had better wait, where that is known.
     pub retry_after: Option<Duration>,
+    /// The answer's status, where it is another than the code's.
+    pub status: Option<StatusCode>,
 }
 
 impl ConnectError {
     /// An error of this kind with this sentence.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None }
+        Self { code, message: message.into(), retry_after: None, status: None }
     }
 
     /// The same, with how long the caller had better wait.
     #[must_use]
     pub fn after(self, retry_after: Option<Duration>) -> Self {
         Self { retry_after, ..self }
+    }
+
+    /// The same with a status of its own, which says it better than the code's.
+    #[must_use]
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self { status: Some(status), ..self }
     }
 
     /// Reads an answer's body; `None` where the answer is no error of the protocol (a proxy's page, an
@@ -56,7 +64,7 @@ impl ConnectError {
     #[must_use]
     pub fn into_response(self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from(self.to_json()));
-        *response.status_mut() = self.code.http_status();
+        *response.status_mut() = self.status.unwrap_or_else(|| self.code.http_status());
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         if self.code.is_for_now() {

@@ -36,6 +36,9 @@ pub enum PathError {
     /// A brace that is no placeholder.
     #[error("credentials.path {0:?} may hold {{name}}, {{id}} and {{uuid}}, and no other braces")]
     Placeholder(String),
+    /// A component that is longer than file systems take whatever is filled in.
+    #[error("credentials.path {0:?} has a part that is longer than {LONGEST} bytes: shorten it")]
+    Long(String),
     /// A runner's name that may not be part of a path.
     #[error(
         "the runner's name {0:?} cannot be part of a path, so no runner file is written: \
@@ -71,6 +74,9 @@ impl Pattern {
             let plain = fill(part, "n", "1", "u");
             if plain.contains(['{', '}']) {
                 return Err(PathError::Placeholder(text.into()));
+            }
+            if plain.len() > LONGEST {
+                return Err(PathError::Long(text.into()));
             }
         }
         let fixed = parts.iter().take_while(|part| !part.contains('{')).count();
@@ -210,6 +216,13 @@ mod tests {
             ["runners/{name}", "", "/r/{name}/", "/r//f", "/r/../f", "/r/{nom}", "/r/{", "/r/}x"]
         {
             assert!(Pattern::parse(pattern).is_err(), "{pattern:?}");
+        }
+        let long = "x".repeat(LONGEST);
+        assert!(Pattern::parse(&format!("/r/{long}/f")).is_ok());
+        for pattern in [format!("/r/{long}x/f"), format!("/r/{{name}}{long}"), format!("/{long}x")]
+        {
+            let error = Pattern::parse(&pattern).unwrap_err();
+            assert!(error.to_string().starts_with("credentials.path"), "{error}");
         }
     }
 

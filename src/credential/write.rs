@@ -15,6 +15,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::{RunnerFile, Target};
+use crate::fault;
 
 /// A runner file is far smaller.
 const LARGEST: u64 = 1 << 20;
@@ -56,6 +57,12 @@ pub enum FileError {
     /// Something else is in the file's place.
     #[error("{} is not a regular file and stays as it is: remove it, or change credentials.path", .0.display())]
     NotAFile(PathBuf),
+    /// It became something else at that very moment.
+    #[error(
+        "{} was removed or swapped for something else while it was written: let nobody but the \
+         runner and the broker write its folder, and look at what is there now", .0.display()
+    )]
+    Swapped(PathBuf),
     /// The file is a mount of its own.
     #[error("{} cannot be replaced because it is mounted by itself: mount its folder instead", .0.display())]
     MountedAlone(PathBuf),
@@ -95,15 +102,20 @@ pub fn write(target: &Target, file: &RunnerFile, owner: Owner) -> Result<(), Fil
     let folder = open_folder(target, Some(owner))?
         .ok_or_else(|| FileError::RootMissing(target.root().into()))?;
     check_place(&folder, name, &path)?;
-    let beside = format!(".{name}.new");
-    let outcome = fill(&folder, &beside, file, owner, &path)
-        .and_then(|()| {
-            rustix::fs::renameat(&folder, &beside, &folder, name).map_err(|errno| match errno {
-                Errno::BUSY | Errno::XDEV => FileError::MountedAlone(path.clone()),
-                _ => step("replacing", &path, errno),
-            })
-        })
-        .and_then(|()| sync(&folder, &path));
+    let beside = beside(name);
+    let outcome = fill(&folder, &beside, file, owner, &path).and_then(|filled| {
+        fault::point("file-filled");
+        rustix::fs::renameat(&folder, &beside, &folder, name).map_err(|errno| match errno {
+            Errno::BUSY | Errno::XDEV => FileError::MountedAlone(path.clone()),
+            _ => step("replacing", &path, errno),
+        })?;
+        fault::point("file-replaced");
+        // Who may write the folder may have put something else in the place of the temporary file.
+        match is_at(&filled, &folder, name) {
+            true => sync(&folder, &path),
+            false => Err(FileError::Swapped(path.clone())),
+        }
+    });
     if outcome.is_err() {
         // Whatever is left of it is of no use; it is also removed before the next write.
         let _ = rustix::fs::unlinkat(&folder, &beside, AtFlags::empty());
@@ -111,7 +123,8 @@ pub fn write(target: &Target, file: &RunnerFile, owner: Owner) -> Result<(), Fil
     outcome
 }
 
-/// Removes the file if it still is the runner's with this uuid.
+/// Removes the file if it still is the runner's with this uuid, and what a crash has left beside it. Only the name in
+/// that folder goes: whoever swaps the file between the look and the removal could have removed it as well.
 ///
 /// # Errors
 /// The file is still there.
@@ -119,9 +132,16 @@ pub fn remove(target: &Target, uuid: &str) -> Result<Removed, FileError> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let path = target.path();
     let (_, name) = target.folders_and_file();
-    let Some((folder, content)) = content(target)? else { return Ok(Removed::Missing) };
-    if !RunnerFile::parse(&content).is_ok_and(|file| file.uuid == uuid) {
+    let Some(folder) = open_folder(target, None)? else { return Ok(Removed::Missing) };
+    let content = content(&folder, name, &path)?;
+    if let Some(content) = &content
+        && !RunnerFile::parse(content).is_ok_and(|file| file.uuid == uuid)
+    {
         return Ok(Removed::Other);
+    }
+    let _ = rustix::fs::unlinkat(&folder, beside(name), AtFlags::empty());
+    if content.is_none() {
+        return Ok(Removed::Missing);
     }
     match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
         Ok(()) => sync(&folder, &path).map(|()| Removed::Removed),
@@ -136,32 +156,47 @@ pub fn remove(target: &Target, uuid: &str) -> Result<Removed, FileError> {
 /// # Errors
 /// It cannot be read.
 pub fn read(target: &Target) -> Result<Option<RunnerFile>, FileError> {
-    let read = content(target)?;
-    Ok(read.and_then(|(_, content)| RunnerFile::parse(&content).ok()))
-}
-
-/// The folder of a file, and what is in the file.
-type Found = (OwnedFd, Zeroizing<Vec<u8>>);
-
-/// What is there; `None` where there is none.
-fn content(target: &Target) -> Result<Option<Found>, FileError> {
-    let path = target.path();
     let (_, name) = target.folders_and_file();
     let Some(folder) = open_folder(target, None)? else { return Ok(None) };
-    if !check_place(&folder, name, &path)? {
+    let content = content(&folder, name, &target.path())?;
+    Ok(content.and_then(|content| RunnerFile::parse(&content).ok()))
+}
+
+/// What is there; `None` where there is none.
+fn content(
+    folder: &OwnedFd,
+    name: &str,
+    path: &Path,
+) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
+    if !check_place(folder, name, path)? {
         return Ok(None);
     }
     // It may have become a FIFO meanwhile: that must not block.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&folder, name, flags, Mode::empty())
-        .map_err(|errno| step("opening", &path, errno))?;
+    let file = rustix::fs::openat(folder, name, flags, Mode::empty())
+        .map_err(|errno| step("opening", path, errno))?;
     let mut content = Zeroizing::new(Vec::with_capacity(4096));
     File::from(file).take(LARGEST).read_to_end(&mut content).map_err(|source| FileError::Step {
         action: "reading",
-        path: path.clone(),
+        path: path.into(),
         source,
     })?;
-    Ok(Some((folder, content)))
+    Ok(Some(content))
+}
+
+/// The temporary file's name, so that one that a crash left is found.
+fn beside(name: &str) -> String {
+    format!(".{name}.new")
+}
+
+/// Whether this open file is what the name in the folder means.
+fn is_at(file: &File, folder: &OwnedFd, name: &str) -> bool {
+    let there = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let same = |there: rustix::fs::Stat| {
+        rustix::fs::fstat(file)
+            .is_ok_and(|own| (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino))
+    };
+    there.is_ok_and(same)
 }
 
 /// Opens the file's folder, walking down from the root. With `make`, missing folders are made and a
@@ -193,7 +228,9 @@ fn open_folder(target: &Target, make: Option<Owner>) -> Result<Option<OwnedFd>, 
             Err(errno) => return Err(step("opening", &path, errno)),
         };
         if let (true, Some(owner)) = (made, make) {
-            give(&below, Owner { mode: 0o755, ..owner }, &path)?;
+            // A group that is handed down goes on being so.
+            let inherited = rustix::fs::fstat(&below).map_or(0, |stat| stat.st_mode & 0o2000);
+            give(&below, Owner { mode: 0o755 | inherited, ..owner }, &path)?;
             sync(&folder, &path)?;
         }
         folder = below;
@@ -218,7 +255,7 @@ fn fill(
     file: &RunnerFile,
     owner: Owner,
     path: &Path,
-) -> Result<(), FileError> {
+) -> Result<File, FileError> {
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(step("removing what was left beside", path, errno)),
@@ -228,16 +265,15 @@ fn fill(
         .map_err(|errno| step("making a file beside", path, errno))?;
     give(&fd, owner, path)?;
     let mut fd = File::from(fd);
-    fd.write_all(&file.to_json()).and_then(|()| fd.sync_all()).map_err(|source| FileError::Step {
-        action: "writing",
-        path: path.into(),
-        source,
-    })
+    fd.write_all(&file.to_json())
+        .and_then(|()| fd.sync_all())
+        .map_err(|source| FileError::Step { action: "writing", path: path.into(), source })?;
+    Ok(fd)
 }
 
 /// The mode first: it can no longer be set once the file is another's.
 fn give(fd: &OwnedFd, owner: Owner, path: &Path) -> Result<(), FileError> {
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(owner.mode & 0o777))
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(owner.mode & 0o2777))
         .map_err(|errno| step("setting the mode of", path, errno))?;
     if owner.uid.is_none() && owner.gid.is_none() {
         return Ok(());

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
@@ -62,7 +64,7 @@ pub async fn join(peer: &Peer, stop: &CancellationToken) -> Result<RunnerFile, J
             wanted.target.path().display()
         )));
     }
-    try_folder(&wanted.target)?;
+    try_place(wanted)?;
     let file = register(peer, stop).await?;
     info!(
         id = file.id,
@@ -198,14 +200,19 @@ fn read(target: &Target) -> Result<Option<RunnerFile>, JoinError> {
     let path = target.path();
     let shown = path.display();
     let wrong = |why: String| JoinError::Settings(format!("{shown}: {why}"));
-    if path.is_dir() {
-        return Err(wrong("is a folder: name the runner file".into()));
-    }
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(error.to_string())),
+    // A link may lead to it, as in a mounted secret. A pipe that nobody writes to must not hold the end up.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(wrong(std::io::Error::from(error).to_string())),
     };
+    match file.metadata() {
+        Ok(meta) if meta.is_file() => {}
+        Ok(meta) if meta.is_dir() => return Err(wrong("is a folder: name the runner file".into())),
+        Ok(_) => return Err(wrong("is not a regular file: remove it, or name another".into())),
+        Err(error) => return Err(wrong(error.to_string())),
+    }
     let mut content = Zeroizing::new(Vec::with_capacity(4096));
     file.take(LARGEST).read_to_end(&mut content).map_err(|error| wrong(error.to_string()))?;
     if content.trim_ascii().is_empty() {
@@ -215,16 +222,21 @@ fn read(target: &Target) -> Result<Option<RunnerFile>, JoinError> {
 }
 
 /// Before a runner is registered, so that none is for nothing.
-fn try_folder(target: &Target) -> Result<(), JoinError> {
-    let folder = target.root();
+fn try_place(wanted: &Wanted) -> Result<(), JoinError> {
+    let folder = wanted.target.root();
     let tried = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
-    tried.map(drop).map_err(|error| {
+    tried.map_err(|error| {
         JoinError::Settings(format!(
             "no runner file can be written into {} ({error}): mount it writable, and let the user of \
              this process write there",
             folder.display()
         ))
-    })
+    })?;
+    // Only a regular file is ever replaced.
+    match credential::read(&wanted.target) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(JoinError::Settings(in_our_words(&error.to_string(), wanted.direct))),
+    }
 }
 
 async fn write(wanted: &Wanted, file: RunnerFile) -> Result<(), JoinError> {

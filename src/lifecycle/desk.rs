@@ -16,9 +16,6 @@ use crate::broker::claims::Claims;
 use crate::broker::{Key, RecordId};
 use crate::connect::{Code, ConnectError};
 
-/// Most registrations at once, running and waiting.
-const MAX_FLIGHTS: usize = 1024;
-
 /// What goes back to the runner.
 #[derive(Clone)]
 pub struct Answer {
@@ -72,8 +69,8 @@ pub enum Entry {
 }
 
 impl Desk {
-    /// A Register comes in.
-    pub fn enter(self: &Arc<Self>, key: &Key) -> Entry {
+    /// A Register comes in; so many may run and wait.
+    pub fn enter(self: &Arc<Self>, key: &Key, most: usize) -> Entry {
         let mut inner = self.lock();
         if let Some((record, registered)) = inner.claims.take(key, Instant::now()) {
             return Entry::Repeat(record, registered);
@@ -84,7 +81,7 @@ impl Desk {
             let landed = Arc::clone(&flight.landed);
             return Entry::Wait(Waiter { desk: Arc::clone(self), id, landed, done: false });
         }
-        if inner.flights.len() >= MAX_FLIGHTS {
+        if inner.flights.len() >= most {
             return Entry::Full;
         }
         let id = inner.next;
@@ -238,6 +235,11 @@ impl Delivery {
     /// The answer of `live` is about to be sent to the one who asked with `key`.
     pub fn new(desk: Arc<Desk>, key: Key, live: Arc<Live>, registered: Instant) -> Self {
         Self { desk, key: Some(key), live, registered }
+    }
+
+    /// Whether the runner made its first call before this answer went out.
+    pub fn is_late(&self) -> bool {
+        self.live.spoke()
     }
 
     /// The runner has its answer.

@@ -1,6 +1,7 @@
 //! One runner, in memory: who it is, what Gitea knows it by, and what it does.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -71,6 +72,8 @@ pub struct Live {
     /// Held by whoever changes its fate, so that only one does at a time; guards the pause before it may be
     /// registered anew.
     pub fate: tokio::sync::Mutex<Pause>,
+    /// Its requests that are being answered.
+    pub requests: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -98,6 +101,7 @@ impl Live {
             presented: record.presented.clone(),
             upstream: ArcSwap::from_pointee(Upstream::of(&record)),
             fate: tokio::sync::Mutex::default(),
+            requests: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
                 activity: Activity::new(now, record.spoke, &record.tasks),
                 record,

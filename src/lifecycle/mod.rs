@@ -92,6 +92,8 @@ pub struct Timing {
     pub lost: Duration,
     /// How often the files of certificates are looked at.
     pub certificates: Duration,
+    /// How long a client may take for the handshake of TLS.
+    pub handshake: Duration,
 }
 
 impl Default for Timing {
@@ -106,6 +108,7 @@ impl Default for Timing {
             sweep: Duration::from_secs(15 * 60),
             lost: Duration::from_secs(60),
             certificates: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::connect::messages::RegisterRequest;
 use crate::connect::{Code, ConnectError, encode, splice};
 use crate::fault;
 use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal, RestError};
+use crate::proxy::Limit;
 use crate::store::NewRunner;
 use crate::telemetry::metrics::{RegistrationOutcome as Outcome, Rejection};
 
@@ -76,7 +77,8 @@ impl Lifecycle {
             self.note_failed(&registration.key, &error);
             return Err(error);
         }
-        let waiter = match self.desk.enter(&registration.key) {
+        let most = self.settings.load().limits.registrations;
+        let waiter = match self.desk.enter(&registration.key, most) {
             Entry::Repeat(record_id, registered) => {
                 let repeated = self.repeat(record_id, &registration.key, registered).await;
                 if let Some(repeated) = repeated {
@@ -85,9 +87,17 @@ impl Lifecycle {
                 // The record is gone, or going, or cannot be read: the runner gets a new one.
                 return Box::pin(self.register(registration)).await;
             }
-            Entry::Wait(waiter) => waiter,
+            Entry::Wait(waiter) => match waiter.result().await {
+                // Meanwhile the runner found its credentials in its file: this one is another.
+                Ok((_, delivery)) if delivery.is_late() => {
+                    drop(delivery);
+                    return Box::pin(self.register(registration)).await;
+                }
+                result => return result,
+            },
             Entry::Full => {
                 self.metrics.rejection(Rejection::Overload);
+                self.metrics.limit(Limit::Registrations);
                 warn!(
                     runner = registration.key.name,
                     peer = %registration.key.peer,

@@ -2,32 +2,36 @@
 //! in an orderly way.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
-use super::http;
+use super::http::{self, Conversation};
+use super::patient::BodyError;
+use super::progress::{Line, Progress, Stopped};
 use super::tls::{Handshakes, Opened, PLAIN_HTTP};
-use super::told::Told;
+use super::told::{Signs, Told};
+use crate::config::Limits;
 use crate::connect::{Code, ConnectError};
-use crate::proxy::{BodyError, Connection, Proxy, ProxyBody};
+use crate::proxy::{Connection, Limit, Proxy, ProxyBody, RequestPlace};
 
-/// How long a connection may be idle, or take to send a request's head. A live runner keeps an idle one
-/// open for 90 s, and must not find it closed by us.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a connection is kept that is there only to be refused.
+const REFUSAL: Duration = Duration::from_secs(5);
 
 /// Serves one connection until its client is done, or until `stop`. Where there are `handshakes`, it speaks
 /// TLS.
@@ -38,33 +42,31 @@ pub(super) async fn converse(
     connection: Arc<Connection>,
     stop: CancellationToken,
 ) {
-    let broken = Arc::new(AtomicBool::new(false));
-    let service =
-        Service { proxy, connection: Arc::clone(&connection), requests: TaskTracker::new() };
+    let signs = Arc::<Signs>::default();
+    let told = |stream, tls| Told::new(stream, tls, Arc::clone(&signs));
+    let service = Service {
+        limits: proxy.limits(),
+        proxy,
+        connection: Arc::clone(&connection),
+        requests: TaskTracker::new(),
+        progress: Arc::default(),
+    };
     let ended = match handshakes {
-        None => {
-            let stream = Told::new(stream, false, Arc::clone(&broken));
-            service.http1(TokioIo::new(stream), &stop).await
-        }
+        None => service.http1(told(stream, false), &stop).await,
         Some(handshakes) => {
-            let told = |stream| Told::new(stream, true, Arc::clone(&broken));
             let opened = tokio::select! {
-                opened = handshakes.open(stream, connection.peer.ip(), told) => opened,
+                opened = handshakes.open(stream, connection.peer.ip(), |stream| told(stream, true)) => opened,
                 () = stop.cancelled() => Opened::Nothing,
             };
             match opened {
-                Opened::Tls { stream, http2: false } => {
-                    service.http1(TokioIo::new(stream), &stop).await
-                }
-                Opened::Tls { stream, http2: true } => {
-                    service.http2(TokioIo::new(stream), &stop).await
-                }
+                Opened::Tls { stream, http2: false } => service.http1(stream, &stop).await,
+                Opened::Tls { stream, http2: true } => service.http2(stream, &stop, &signs).await,
                 Opened::Plain(stream) => return http::answer_plain(stream, plain_http()).await,
                 Opened::Nothing => return,
             }
         }
     };
-    let cleanly = took_all(ended.as_ref()) && !broken.load(Ordering::Relaxed);
+    let cleanly = took_all(ended.as_ref()) && !signs.is_broken();
     if !cleanly {
         let error = ended.and_then(Result::err);
         debug!(peer = %connection.peer, ?error, "connection broke off");
@@ -73,52 +75,112 @@ pub(super) async fn converse(
 }
 
 /// What answers the requests of one connection.
+#[derive(Clone)]
 struct Service {
     proxy: Arc<Proxy>,
     connection: Arc<Connection>,
+    limits: Limits,
     /// Those in hand.
     requests: TaskTracker,
+    progress: Arc<Progress>,
 }
 
 impl Service {
     async fn http1(
         self,
-        stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
         stop: &CancellationToken,
     ) -> Option<hyper::Result<()>> {
-        let requests = self.requests.clone();
-        let service = service_fn(move |request| self.serve(request));
-        let conversation = http::http1(IDLE_TIMEOUT).serve_connection(stream, service);
-        http::converse(conversation, &requests, stop.cancelled()).await
+        let line = Line::new(stream, true, Arc::clone(&self.progress));
+        let http = http::http1(self.idle(), &self.limits);
+        let served = self.clone();
+        let conversation = http
+            .serve_connection(TokioIo::new(line), service_fn(move |request| served.serve(request)));
+        self.attend(conversation, stop.cancelled()).await
     }
 
     async fn http2(
         self,
-        stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
         stop: &CancellationToken,
+        signs: &Arc<Signs>,
     ) -> Option<hyper::Result<()>> {
-        let requests = self.requests.clone();
+        let line = Line::new(stream, false, Arc::clone(&self.progress));
+        let last = Arc::new(AtomicUsize::new(0));
+        let handed_over = HandedOver { last: Arc::clone(&last), signs: Arc::clone(signs) };
         let begun = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&begun);
+        let (counted, served) = (Arc::clone(&begun), self.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             counted.fetch_add(1, Ordering::Relaxed);
             let taken = http::as_http1(&mut request);
-            let answer = self.serve(request);
+            let answer = served.serve(request);
+            let handed_over = handed_over.clone();
             async move {
                 match taken {
-                    Ok(()) => answer.await,
+                    Ok(()) => answer.await.map(|answer| answer.map(|body| body.with(handed_over))),
                     Err(why) => Ok(refusal(why)),
                 }
             }
         });
-        let conversation = http::http2().serve_connection(stream, service);
+        let conversation = http::http2(&self.limits).serve_connection(TokioIo::new(line), service);
         let stop = async {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = http::idle(IDLE_TIMEOUT, &begun, &requests) => {}
+                () = http::idle(self.idle(), &begun, &self.requests) => {}
             }
         };
-        http::converse(conversation, &requests, stop).await
+        let ended = self.attend(conversation, stop).await;
+        // A process that ends says no farewell, neither in TLS nor in HTTP/2. It has all that it asked for
+        // where everything was written before it went.
+        let written = signs.writes() > last.load(Ordering::Acquire);
+        match ended {
+            Some(Err(_)) if signs.is_ended() && self.requests.is_empty() && written => Some(Ok(())),
+            ended => ended,
+        }
+    }
+
+    fn idle(&self) -> Duration {
+        if self.connection.over.is_some() { REFUSAL } else { self.limits.idle_timeout }
+    }
+
+    /// Serves until the client is done, or something of it has stopped, or until `stop` and the end of what
+    /// is in hand. `None`: it was ended, as its client did not.
+    async fn attend(
+        &self,
+        conversation: impl Conversation,
+        stop: impl Future<Output = ()>,
+    ) -> Option<hyper::Result<()>> {
+        let Limits { head_timeout, write_timeout, .. } = self.limits;
+        let mut conversation = pin!(conversation);
+        let mut stop = pin!(stop);
+        let mut stops = pin!(self.progress.stops(head_timeout, write_timeout));
+        let (mut head_is_late, mut stopping) = (false, false);
+        let ended = loop {
+            tokio::select! {
+                ended = conversation.as_mut() => break ended,
+                what = stops.as_mut(), if !head_is_late => match what {
+                    Stopped::Head => {
+                        head_is_late = true;
+                        self.proxy.over(Limit::HeadTimeout);
+                        self.progress.give_up_head();
+                    }
+                    Stopped::Write => {
+                        self.proxy.over(Limit::WriteTimeout);
+                        return None;
+                    }
+                },
+                () = stop.as_mut(), if !stopping => {
+                    stopping = true;
+                    conversation.as_mut().finish();
+                }
+                // hyper waits on for the rest of a head that has begun, and for the client to leave.
+                () = http::nothing_in_hand(&self.requests), if stopping => return None,
+            }
+        };
+        if let Some(limit) = ended.as_ref().err().and_then(http::limit_of) {
+            self.proxy.over(limit);
+        }
+        Some(ended)
     }
 
     fn serve(
@@ -127,9 +189,17 @@ impl Service {
     ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
         let (proxy, connection) = (Arc::clone(&self.proxy), Arc::clone(&self.connection));
         let in_hand = self.requests.token();
+        self.progress.request(!request.body().is_end_stream());
+        let answered = Answered(Arc::clone(&self.progress));
         async move {
-            let response = proxy.serve(connection, request).await;
-            response.map(|response| response.map(|body| Answer { body, _in_hand: Some(in_hand) }))
+            let closes = connection.over.is_some() && request.version() != Version::HTTP_2;
+            let (response, place) = proxy.serve(connection, request).await;
+            let held = Held { _answered: answered, _in_hand: in_hand, _place: place };
+            let mut response = response.map(|body| Answer::new(body, Some(held)));
+            if closes {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
         }
     }
 }
@@ -141,7 +211,7 @@ fn plain_http() -> Response<Bytes> {
 
 fn refusal(why: &str) -> Response<Answer> {
     let error = ConnectError::new(Code::InvalidArgument, why);
-    error.into_response().map(|body| Answer { body: ProxyBody::full(body), _in_hand: None })
+    error.into_response().map(|body| Answer::new(ProxyBody::full(body), None))
 }
 
 /// Whether the client took what was sent to it, by how its connection ended. One that was closed because
@@ -154,10 +224,49 @@ fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
     }
 }
 
-/// The body of an answer: the request is in hand until it has been handed over.
+/// The body of an answer.
 struct Answer {
     body: ProxyBody,
-    _in_hand: Option<TaskTrackerToken>,
+    _held: Option<Held>,
+    _handed_over: Option<HandedOver>,
+}
+
+impl Answer {
+    fn new(body: ProxyBody, held: Option<Held>) -> Self {
+        Self { body, _held: held, _handed_over: None }
+    }
+
+    fn with(self, handed_over: HandedOver) -> Self {
+        Self { _handed_over: Some(handed_over), ..self }
+    }
+}
+
+/// Dropped when an answer of HTTP/2 was handed over: what is written after that holds the rest of it.
+#[derive(Clone)]
+struct HandedOver {
+    last: Arc<AtomicUsize>,
+    signs: Arc<Signs>,
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        self.last.fetch_max(self.signs.writes(), Ordering::Release);
+    }
+}
+
+/// The request is in hand, and has its place, until its answer has been handed over.
+struct Held {
+    _answered: Answered,
+    _in_hand: TaskTrackerToken,
+    _place: Option<RequestPlace>,
+}
+
+struct Answered(Arc<Progress>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
 }
 
 impl Body for Answer {
@@ -191,7 +300,9 @@ mod tests {
         let (near, far) = tokio::io::duplex(4096);
         let service =
             service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
-        let served = http::http1(IDLE_TIMEOUT).serve_connection(TokioIo::new(far), service);
+        let limits = Limits::default();
+        let served =
+            http::http1(limits.idle_timeout, &limits).serve_connection(TokioIo::new(far), service);
         tokio::join!(served, client(near)).0
     }
 

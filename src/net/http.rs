@@ -1,7 +1,8 @@
 //! HTTP as both listeners speak it: how much a client may take of it, what a request of HTTP/2 looks like
 //! to the rest of the broker, and how a connection ends.
 
-use std::pin::{Pin, pin};
+use std::error::Error;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,44 +20,52 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::config::Limits;
+use crate::proxy::Limit;
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Requests at a time on one connection of HTTP/2.
-const STREAMS: u32 = 100;
 /// How much of one request's body is taken before it is passed on.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// The same for all of one connection: it bounds the memory that a client can take.
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// How much of one answer is taken from Gitea before the client reads it.
 const SEND_BUFFER: usize = 128 * 1024;
-/// Names and values of one request's headers, with 32 bytes for each.
-const HEADER_LIST: u32 = 32 * 1024;
-/// Requests that a client calls off before they were looked at, and mistakes of its own, before its
-/// connection is ended.
-const RESETS: usize = 20;
+/// Mistakes of a client's own, before its connection is ended.
 const MISTAKES: usize = 100;
+/// Headers that the HTTP library has room for on the stack; for more it allocates.
+const ON_STACK: usize = 100;
 /// At the end, how long a request's head that is still coming in is waited for.
 const HEAD_GRACE: Duration = Duration::from_secs(1);
 /// How long a client that speaks plain HTTP to TLS may take to ask and to read why not.
 const PLAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// HTTP/1.1, with connections that may be idle, or take to send a head, for so long.
-pub(crate) fn http1(idle: Duration) -> http1::Builder {
+///
+/// What is over the limits of headers is answered behind this, with a text, up to twice of them; beyond, the
+/// library refuses it without one.
+pub(crate) fn http1(idle: Duration, limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(idle);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(idle)
+        .max_header_size(limits.header_bytes.saturating_mul(2));
+    if limits.headers > ON_STACK * 4 / 5 {
+        http.max_headers(limits.headers.saturating_mul(2));
+    }
     http
 }
 
-/// HTTP/2. How long a connection may be idle is [`idle`]'s business.
-pub(crate) fn http2() -> http2::Builder<TokioExecutor> {
+/// HTTP/2. How long a connection may be idle is [`idle`]'s business; headers are as in [`http1`].
+pub(crate) fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let number = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(number(limits.streams))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
-        .max_pending_accept_reset_streams(RESETS)
+        .max_header_list_size(number(limits.header_bytes).saturating_mul(2))
+        .max_pending_accept_reset_streams(limits.resets)
         .max_local_error_reset_streams(MISTAKES);
     http
 }
@@ -124,28 +133,17 @@ where
     }
 }
 
-/// Serves a connection until its client is done, or until `stop` and the end of what is in hand. `None`: it
-/// was ended, as its client did not.
-pub(crate) async fn converse(
-    conversation: impl Conversation,
-    in_hand: &TaskTracker,
-    stop: impl Future<Output = ()>,
-) -> Option<hyper::Result<()>> {
-    let mut conversation = pin!(conversation);
-    tokio::select! {
-        ended = conversation.as_mut() => Some(ended),
-        () = stop => {
-            conversation.as_mut().finish();
-            tokio::select! {
-                ended = conversation => Some(ended),
-                // hyper waits on for the rest of a head that has begun, and for the client to leave.
-                () = nothing_in_hand(in_hand) => None,
-            }
-        }
+/// The limit for which a connection was ended by the HTTP library.
+pub(crate) fn limit_of(error: &hyper::Error) -> Option<Limit> {
+    if error.is_parse_too_large() {
+        return Some(Limit::HeaderBytes);
     }
+    let http2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    (http2?.reason()? == h2::Reason::ENHANCE_YOUR_CALM).then_some(Limit::Resets)
 }
 
-async fn nothing_in_hand(requests: &TaskTracker) {
+/// Ends once nothing is in hand and no head is coming in any more.
+pub(crate) async fn nothing_in_hand(requests: &TaskTracker) {
     requests.close();
     loop {
         requests.wait().await;
@@ -177,7 +175,7 @@ pub(crate) async fn answer_plain(stream: TcpStream, answer: Response<Bytes>) {
         let answer = (*answer).clone().map(Full::new);
         async { Ok::<_, std::convert::Infallible>(answer) }
     });
-    let mut http = http1(PLAIN_LIMIT);
+    let mut http = http1(PLAIN_LIMIT, &Limits::default());
     http.keep_alive(false);
     // Whether it is read is the client's business.
     let _ = timeout(PLAIN_LIMIT, http.serve_connection(TokioIo::new(stream), service)).await;

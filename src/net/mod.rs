@@ -1,14 +1,17 @@
-//! Sockets: the runners' listener, the way to Gitea, and TLS on both.
+//! Sockets: the runners' listener, the way to Gitea, TLS on both, and how many there may be.
 
 pub mod accept;
 mod converse;
+pub mod descriptors;
 pub(crate) mod http;
+mod patient;
+mod progress;
 #[cfg(test)]
 pub(crate) mod test_server;
 pub mod tls;
 mod told;
 pub mod upstream;
 
+pub use patient::{BodyError, Patient};
 pub use tls::TlsError;
-pub(crate) use upstream::data_of;
-pub use upstream::{OutBody, Upstream, UpstreamError, UpstreamErrorKind};
+pub use upstream::{OutBody, ReadError, Upstream, UpstreamError, UpstreamErrorKind, read_limited};

@@ -20,7 +20,6 @@ use rustls::ClientConfig;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-pub(crate) use self::body::data_of;
 pub use self::body::{OutBody, ReadError, read_limited};
 use self::breaker::Breaker;
 pub use self::error::{UpstreamError, UpstreamErrorKind};
@@ -166,7 +165,7 @@ impl Upstream {
         self.pass()?;
         let moved = Arc::new(AtomicBool::new(false));
         let request = request.map(|body| match body {
-            OutBody::Incoming(body) => OutBody::Watched(body, Arc::clone(&moved)),
+            OutBody::Client(body) => OutBody::Watched(body, Arc::clone(&moved)),
             other => other,
         });
         let mut sending = std::pin::pin!(self.0.pooled.request(request));

@@ -12,7 +12,7 @@ use hyper::http::response::Parts;
 use hyper::{HeaderMap, Request, Response};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{Patient, ProxyBody};
+use super::body::ProxyBody;
 use super::connection::Connection;
 use super::headers::dialled;
 use super::route::{Route, is_runners_call};
@@ -23,6 +23,7 @@ use crate::connect::retry_after::{DEFAULT_WAIT, header_of};
 use crate::connect::{Codec, ConnectError, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip};
 use crate::gitea::is_unregistered;
 use crate::lifecycle::{Live, Stranger};
+use crate::net::Patient;
 
 /// The longest answer that is read, also after decompression; a real one is below a kilobyte.
 const LIMIT: usize = 64 * 1024;

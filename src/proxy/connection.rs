@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::CONNECTION;
 use hyper::{Request, Version};
 
+use super::limits::{ConnectionPlace, Limit};
 use crate::connect::{RUNNER_TOKEN, RUNNER_UUID};
 use crate::lifecycle::{Delivery, Lifecycle, Live};
 
@@ -15,6 +16,11 @@ use crate::lifecycle::{Delivery, Lifecycle, Live};
 pub struct Connection {
     /// The other end.
     pub peer: SocketAddr,
+    /// What it is over, where it is there only to be told so.
+    pub over: Option<Limit>,
+    /// Whether it is a trusted proxy's, which stands for many peers.
+    pub(super) is_proxy: bool,
+    pub(super) place: ConnectionPlace,
     lifecycle: Arc<Lifecycle>,
     inner: Mutex<Inner>,
 }
@@ -30,10 +36,17 @@ struct Inner {
 }
 
 impl Connection {
-    /// A connection was accepted.
-    #[must_use]
-    pub fn new(peer: SocketAddr, lifecycle: Arc<Lifecycle>) -> Self {
-        Self { peer, lifecycle, inner: Mutex::default() }
+    pub(super) fn new(
+        peer: SocketAddr,
+        is_proxy: bool,
+        place: Result<ConnectionPlace, (Limit, ConnectionPlace)>,
+        lifecycle: Arc<Lifecycle>,
+    ) -> Self {
+        let (over, place) = match place {
+            Ok(place) => (None, place),
+            Err((limit, place)) => (Some(limit), place),
+        };
+        Self { peer, over, is_proxy, place, lifecycle, inner: Mutex::default() }
     }
 
     /// A request's head is here: in HTTP/1, whatever was sent before has arrived. Returns the runner whose

@@ -2,15 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::answer::Caller;
@@ -18,23 +15,20 @@ use super::body::ProxyBody;
 use super::connection::Connection;
 use super::forward::broken_off;
 use super::headers;
+use super::limits::Limit;
 use super::route::Route;
 use super::service::{Proxy, refuse, wrong_method};
 use super::wrong_word::Asked;
 use crate::broker::forwarded::client_address;
 use crate::broker::{Key, Reason};
+use crate::config::Limits;
 use crate::connect::messages::{
     DeclareRequest, DeregisterRequest, DeregisterResponse, RegisterRequest, Runner,
 };
 use crate::connect::{Code, Codec, ConnectError, Encoding, decode, encode, gunzip};
 use crate::lifecycle::{By, DeregisterError, Force, Live, Registration};
-use crate::net::OutBody;
+use crate::net::{OutBody, ReadError, read_limited};
 use crate::telemetry::metrics::Rejection;
-
-/// The largest of these messages, also after decompression; a real one is below a kilobyte.
-const MAX_MESSAGE: usize = 64 * 1024;
-/// How long a client may take to send one.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A call that was read whole.
 struct Call {
@@ -59,7 +53,7 @@ impl Proxy {
             self.malformed(route, connection, "it is no POST");
             return wrong_method();
         }
-        let call = match read(request).await {
+        let call = match self.read_call(request).await {
             Ok(call) => call,
             Err(error) => {
                 self.malformed(route, connection, &error.message);
@@ -72,6 +66,56 @@ impl Proxy {
             _ => self.deregister(connection, call).await,
         };
         answer.unwrap_or_else(refuse)
+    }
+
+    /// Reads a call whole, within limits that hold after decompression too.
+    async fn read_call(&self, request: Request<Incoming>) -> Result<Call, ConnectError> {
+        let Limits { message_bytes, message_ratio, message_timeout, .. } = self.limits();
+        let (parts, body) = request.into_parts();
+        let Some(codec) = Codec::from_content_type(parts.headers.get(CONTENT_TYPE)) else {
+            return Err(ConnectError::new(Code::Unknown, UNSUPPORTED));
+        };
+        let encoding = Encoding::from_header(parts.headers.get(CONTENT_ENCODING))?;
+        let raw = match read_limited(body, message_bytes, message_timeout).await {
+            Ok(raw) => raw,
+            Err(ReadError::TooLarge(limit)) => {
+                self.over(Limit::MessageBytes);
+                return Err(ConnectError::new(
+                    Code::ResourceExhausted,
+                    format!(
+                        "the message is larger than {limit} bytes (the broker's setting \
+                         limits.message_bytes)"
+                    ),
+                ));
+            }
+            Err(ReadError::Broken(_)) => {
+                return Err(broken_off());
+            }
+            Err(ReadError::TooSlow(limit)) => {
+                self.over(Limit::MessageTimeout);
+                return Err(ConnectError::new(
+                    Code::DeadlineExceeded,
+                    format!("the message did not come to its end in {limit:?}"),
+                )
+                .with_status(StatusCode::REQUEST_TIMEOUT));
+            }
+        };
+        let message = match encoding {
+            Encoding::Identity => raw.clone(),
+            Encoding::Gzip => {
+                let by_ratio = raw.len().saturating_mul(message_ratio);
+                let plain = gunzip(&raw, message_bytes.min(by_ratio)).inspect_err(|error| {
+                    if error.code == Code::ResourceExhausted {
+                        self.over(match by_ratio < message_bytes {
+                            true => Limit::MessageRatio,
+                            false => Limit::MessageBytes,
+                        });
+                    }
+                });
+                plain?.into()
+            }
+        };
+        Ok(Call { parts, codec, raw, message })
     }
 
     fn malformed(&self, route: Route, connection: &Connection, reason: &str) {
@@ -250,39 +294,6 @@ impl Proxy {
         response.headers_mut().insert(CONTENT_TYPE, call.codec.header_value());
         Ok(response)
     }
-}
-
-/// Reads a call whole, within a limit that holds after decompression too.
-async fn read(request: Request<Incoming>) -> Result<Call, ConnectError> {
-    let (parts, body) = request.into_parts();
-    let Some(codec) = Codec::from_content_type(parts.headers.get(CONTENT_TYPE)) else {
-        return Err(ConnectError::new(Code::Unknown, UNSUPPORTED));
-    };
-    let encoding = Encoding::from_header(parts.headers.get(CONTENT_ENCODING))?;
-    let collected = timeout(MESSAGE_TIMEOUT, Limited::new(body, MAX_MESSAGE).collect()).await;
-    let raw = match collected {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            return Err(ConnectError::new(
-                Code::ResourceExhausted,
-                format!("the message is larger than {MAX_MESSAGE} bytes"),
-            ));
-        }
-        Ok(Err(_)) => {
-            return Err(broken_off());
-        }
-        Err(_) => {
-            return Err(ConnectError::new(
-                Code::DeadlineExceeded,
-                "the message did not come to its end in 30 s",
-            ));
-        }
-    };
-    let message = match encoding {
-        Encoding::Identity => raw.clone(),
-        Encoding::Gzip => gunzip(&raw, MAX_MESSAGE)?.into(),
-    };
-    Ok(Call { parts, codec, raw, message })
 }
 
 const UNSUPPORTED: &str =

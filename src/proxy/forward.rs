@@ -10,15 +10,16 @@ use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use tracing::{debug, warn};
 
 use super::answer::Caller;
-use super::body::{Patient, ProxyBody};
+use super::body::ProxyBody;
 use super::headers;
+use super::limits::Limit;
 use super::route::Route;
 use super::service::Proxy;
 use super::watch::{Polling, Watch, Watched};
 use super::wrong_word::Asked;
 use crate::connect::{Code, Codec, ConnectError};
 use crate::lifecycle::Live;
-use crate::net::{OutBody, UpstreamErrorKind};
+use crate::net::{OutBody, Patient, UpstreamErrorKind};
 
 /// How long Gitea may take to begin an answer, once the request is sent, where the caller names no
 /// limit: packing a large repository takes minutes.
@@ -41,7 +42,7 @@ impl Proxy {
                 Err(error) => return super::service::refuse(error),
             },
             _ if body.is_end_stream() => (OutBody::Empty, None),
-            _ => (OutBody::Incoming(body), None),
+            _ => (self.client(body), None),
         };
         // Begun before the request goes out: from then on it may bring a task.
         let watched = match (route, &live) {
@@ -125,6 +126,11 @@ impl Proxy {
                 *response.version_mut() = Version::HTTP_11;
                 Ok(response)
             }
+            Err(failure) if failure.is_of_stalled_body() => {
+                self.over(Limit::BodyTimeout);
+                debug!(reason = %failure, "request not passed on to its end: its body stopped");
+                Err(stalled())
+            }
             Err(failure) if failure.is_of_body() => {
                 debug!(reason = %failure, "request not passed on to its end: its body broke off");
                 Err(broken_off())
@@ -151,6 +157,11 @@ impl Proxy {
                 .after(failure.retry_after))
             }
         }
+    }
+
+    /// A client's body, which may not pause for ever.
+    pub(super) fn client(&self, body: Incoming) -> OutBody {
+        OutBody::Client(Patient::new(body, self.limits().body_timeout))
     }
 
     /// An answer as it comes.
@@ -183,6 +194,16 @@ pub(super) fn broken_off() -> ConnectError {
         Code::InvalidArgument,
         "the request's body broke off, or is not framed as HTTP/1.1 has it",
     )
+}
+
+/// What is told of one that came to a stop.
+fn stalled() -> ConnectError {
+    ConnectError::new(
+        Code::DeadlineExceeded,
+        "nothing more of the request's body came for as long as the broker waits (its setting \
+         limits.body_timeout): send it anew",
+    )
+    .with_status(StatusCode::REQUEST_TIMEOUT)
 }
 
 /// The caller's own limit: Connect's header, in milliseconds, up to ten digits.

@@ -7,7 +7,7 @@ use hyper::HeaderMap;
 use hyper::header::{self, HeaderName};
 
 /// Takes out of a request what is the client's word to the broker, or would be a proxy's word to Gitea.
-pub(super) fn clean_request(headers: &mut HeaderMap) {
+pub fn clean_request(headers: &mut HeaderMap) {
     // The client library writes Host for the upstream, and does not do `Expect: 100-continue`. Host is in
     // every request: it goes without a detour.
     headers.remove(header::HOST);
@@ -16,7 +16,7 @@ pub(super) fn clean_request(headers: &mut HeaderMap) {
 }
 
 /// Takes out of an answer what is Gitea's word to the broker.
-pub(super) fn clean_response(headers: &mut HeaderMap) {
+pub fn clean_response(headers: &mut HeaderMap) {
     // Chunks win over a length (RFC 9112, 6.3), and the client would be cut off at it. A length that is told
     // twice was compared by the library below, which tells it once.
     if headers.contains_key(header::TRANSFER_ENCODING) || tells_length_twice(headers) {
@@ -26,7 +26,7 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
 }
 
 /// Host and port at which the client dialled the broker, where it tells them.
-pub(super) fn dialled(headers: &HeaderMap) -> Option<String> {
+pub fn dialled(headers: &HeaderMap) -> Option<String> {
     headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
@@ -39,10 +39,9 @@ fn clean(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     let mut doomed: Vec<HeaderName> =
         headers.keys().filter(|name| unwanted(name)).cloned().collect();
     for named in headers.get_all(header::CONNECTION) {
-        let Ok(named) = named.to_str() else { continue };
-        for name in named.split(',') {
+        for name in named.as_bytes().split(|byte| *byte == b',') {
             // The framing is the broker's own business; a client cannot have it dropped.
-            match HeaderName::try_from(name.trim()) {
+            match HeaderName::from_bytes(name.trim_ascii()) {
                 Ok(name) if name != header::CONTENT_LENGTH => doomed.push(name),
                 _ => {}
             }
@@ -150,6 +149,15 @@ mod tests {
         let mut headers = map(&[("connection", "content-length"), ("content-length", "3")]);
         clean_request(&mut headers);
         assert_eq!(headers, map(&[("content-length", "3")]));
+    }
+
+    #[test]
+    fn what_is_no_text_in_connection_hides_no_name() {
+        let mut headers = map(&[("x-hop", "1"), ("x-other", "1")]);
+        let named = HeaderValue::from_bytes(b"x-hop, \xff, X-Other").unwrap();
+        headers.append(header::CONNECTION, named);
+        clean_request(&mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::route::unescape;
+use super::route::unescape_wholly;
 use crate::config::{Group, Pass};
 use crate::connect::{Code, ConnectError};
 
@@ -14,7 +14,7 @@ use crate::connect::{Code, ConnectError};
 ///
 /// # Errors
 /// What to set so that it may.
-pub(super) fn may_pass(pass: Pass, path: &str) -> Result<(), ConnectError> {
+pub fn may_pass(pass: Pass, path: &str) -> Result<(), ConnectError> {
     let Pass::Only(groups) = pass else { return Ok(()) };
     let allowed = |path: &str| {
         match part_of(path) {
@@ -114,10 +114,8 @@ fn is_of_gitea(owner: &str) -> bool {
 fn plain(path: &str) -> Option<Cow<'_, str>> {
     let mut plain = Cow::Borrowed(path);
     if path.contains('%') {
-        // Escapes may be escaped again for each proxy in between; each pass shortens, so this ends.
-        while let Some(decoded) = unescape(&plain) {
-            plain = Cow::Owned(decoded);
-        }
+        // Escapes may be escaped again for each proxy in between.
+        plain = Cow::Owned(unescape_wholly(path));
     }
     let odd = |c: char| c == '\\' || c.is_control() || c == char::REPLACEMENT_CHARACTER;
     if plain.contains(odd) || (plain.len() < path.len() && plain.contains(['?', '#'])) {

@@ -18,14 +18,14 @@ use tokio::sync::oneshot;
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
-use super::body::{Patient, ProxyBody};
+use super::body::ProxyBody;
 use super::forward::{broken_off, time_limit};
 use super::service::Proxy;
 use super::watch::Watched;
 use crate::broker::poll::{self, Overlap, Sent};
 use crate::connect::messages::{FetchTaskRequest, FetchTaskResponse};
 use crate::connect::{Codec, ConnectError, Encoding, decode, gunzip, peek, splice};
-use crate::net::OutBody;
+use crate::net::{OutBody, Patient};
 
 /// The longest poll, and the longest answer without a task, that is read; real ones are below twenty bytes.
 const LIMIT: usize = 1024;
@@ -70,7 +70,7 @@ impl Proxy {
         mut body: Incoming,
     ) -> Result<(OutBody, Option<Poll<'_>>), ConnectError> {
         if !self.lifecycle.settings.load().gitea.lost_wakeup_workaround {
-            let body = if body.is_end_stream() { OutBody::Empty } else { OutBody::Incoming(body) };
+            let body = if body.is_end_stream() { OutBody::Empty } else { self.client(body) };
             return Ok((body, None));
         }
         let begun = Instant::now();
@@ -86,9 +86,12 @@ impl Proxy {
             let version = asked.map(|asked: FetchTaskRequest| asked.tasks_version);
             (version, OutBody::from(read.bytes))
         } else if read.bytes.is_empty() {
-            (None, OutBody::Incoming(body))
+            (None, self.client(body))
         } else {
-            (None, OutBody::Rest(Some(read.bytes), body))
+            (
+                None,
+                OutBody::Client(Patient::after(read.bytes, None, body, self.limits().body_timeout)),
+            )
         };
         let sent = Some(self.polls.lock().send());
         Ok((body, Some(Poll { polls: &self.polls, sent, version, begun, limit })))

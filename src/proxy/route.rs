@@ -12,6 +12,9 @@
 
 use std::borrow::Cow;
 
+/// So many readings of a path are looked at, each unescaped once more; beyond, only the last of all is.
+const PROXIES: usize = 8;
+
 /// The label `route` of the metrics: a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -138,31 +141,39 @@ fn decided(path: &str) -> Option<Route> {
     if !path.contains('%') && !contains_ignoring_case(path, "runnerservice") {
         return None;
     }
-    let mut plain = Cow::Borrowed(path);
-    // Escapes may be escaped again for each proxy in between; each pass shortens, so this ends.
-    while let Some(decoded) = unescape(&plain) {
-        plain = Cow::Owned(decoded);
+    let mut seen = Cow::Borrowed(path);
+    // Escapes may be escaped again for each proxy in between, which may resolve dots before the next.
+    for _ in 0..PROXIES {
+        if let Some(route) = meant(&seen) {
+            return Some(route);
+        }
+        seen = Cow::Owned(unescape(&seen)?);
     }
-    let mut segments: Vec<String> = Vec::new();
-    for segment in plain.split(['/', '\\']) {
+    meant(&unescape_wholly(&seen))
+}
+
+/// The decided call that an unescaped path means to some reader.
+fn meant(path: &str) -> Option<Route> {
+    let names = path.split(['/', '\\']).map(|segment| {
         // `;` begins a parameter for some proxies, `?` and `#` end the path where they came escaped.
         let name = segment.split([';', '?', '#']).next().unwrap_or_default();
-        let name: String = name.chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect();
+        let plain = name.chars().filter(|c| !c.is_whitespace() && !c.is_control());
+        plain.collect::<String>().to_lowercase()
+    });
+    // Readers do not agree on what dots take away: it may be all between the service and the call.
+    let has_dots = names.clone().any(|name| name == "..");
+    let mut of_service = false;
+    for name in names {
         match name.as_str() {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            _ => segments.push(name.to_lowercase()),
+            "" | "." | ".." => {}
+            "runner.v1.runnerservice" => of_service = true,
+            "register" if of_service => return Some(Route::Register),
+            "declare" if of_service => return Some(Route::Declare),
+            "deregister" if of_service => return Some(Route::Deregister),
+            _ => of_service &= has_dots,
         }
     }
-    let service = segments.iter().position(|segment| segment == "runner.v1.runnerservice")?;
-    match segments.get(service + 1)?.as_str() {
-        "register" => Some(Route::Register),
-        "declare" => Some(Route::Declare),
-        "deregister" => Some(Route::Deregister),
-        _ => None,
-    }
+    None
 }
 
 fn contains_ignoring_case(text: &str, lowercase: &str) -> bool {
@@ -172,25 +183,43 @@ fn contains_ignoring_case(text: &str, lowercase: &str) -> bool {
 }
 
 /// Decodes each `%XX`; `None` where there is none. What is not UTF-8 then becomes U+FFFD.
-pub(super) fn unescape(text: &str) -> Option<String> {
+fn unescape(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex =
-            |offset: usize| bytes.get(at + offset).and_then(|&byte| char::from(byte).to_digit(16));
-        match (bytes[at], hex(1), hex(2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push(u8::try_from(high * 16 + low).unwrap_or_default());
+        match bytes[at..] {
+            [b'%', high, low, ..] if let Some(byte) = hex(high, low) => {
+                decoded.push(byte);
                 at += 3;
             }
-            (byte, ..) => {
-                decoded.push(byte);
+            _ => {
+                decoded.push(bytes[at]);
                 at += 1;
             }
         }
     }
     (decoded.len() < bytes.len()).then(|| String::from_utf8_lossy(&decoded).into_owned())
+}
+
+/// The same until there is none, in one pass: an escape may have been escaped a thousand times.
+pub(super) fn unescape_wholly(text: &str) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    for byte in text.bytes() {
+        decoded.push(byte);
+        while let [.., b'%', high, low] = decoded[..]
+            && let Some(byte) = hex(high, low)
+        {
+            decoded.truncate(decoded.len() - 3);
+            decoded.push(byte);
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+fn hex(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
 #[cfg(test)]
@@ -239,6 +268,18 @@ mod tests {
         }
     }
 
+    /// Each escape of an escape was taken off in a pass of its own: such a path cost seconds.
+    #[test]
+    fn a_path_of_nothing_but_escapes_is_told_apart_at_once() {
+        let path = format!("/%{}", "25".repeat(32_000));
+        let begun = std::time::Instant::now();
+        assert_eq!(classify(&path, ""), Class::Plain(Route::Other));
+        let took = begun.elapsed();
+        assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+        let call = REGISTER.replace("Register", &format!("%{}52egister", "25".repeat(30_000)));
+        assert_eq!(classify(&call, ""), Class::Disguised(Route::Register));
+    }
+
     proptest! {
         #[test]
         fn no_escape_of_any_letter_hides_it(at in 0..REGISTER.len(), times in 1_usize..4) {
@@ -248,6 +289,15 @@ mod tests {
             }
             let path = format!("{}{escaped}{}", &REGISTER[..at], &REGISTER[at + 1..]);
             prop_assert_eq!(classify(&path, ""), Class::Disguised(Route::Register));
+        }
+
+        #[test]
+        fn whatever_is_escaped_is_unescaped(path in "(%|2|5|%25|%2|%32|a|/){0,16}") {
+            let mut seen = path.clone();
+            while let Some(decoded) = unescape(&seen) {
+                seen = decoded;
+            }
+            prop_assert_eq!(unescape_wholly(&path), seen);
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! Every request of a runner or a job comes in here and is told apart: what the broker decides, what it
 //! refuses, and what it passes on.
 
-use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,10 +14,13 @@ use tracing::{trace, warn};
 use super::body::ProxyBody;
 use super::connection::Connection;
 use super::form;
+use super::limits::{Limit, Places, RequestPlace, check_head};
 use super::pass::may_pass;
 use super::poll::Polls;
 use super::route::{Class, Route, classify};
 use super::wrong_word::WrongWords;
+use crate::broker::forwarded::is_within;
+use crate::config::Limits;
 use crate::connect::{Code, Codec, ConnectError, RUNNER_UUID};
 use crate::lifecycle::{Lifecycle, Live};
 use crate::net::Upstream;
@@ -29,6 +32,7 @@ pub struct Proxy {
     pub(super) upstream: Upstream,
     pub(super) polls: Polls,
     pub(super) wrong_words: WrongWords,
+    places: Arc<Places>,
 }
 
 impl Proxy {
@@ -36,48 +40,114 @@ impl Proxy {
     #[must_use]
     pub fn new(lifecycle: Arc<Lifecycle>, upstream: Upstream) -> Self {
         let (polls, wrong_words) = (Polls::default(), WrongWords::default());
-        Self { lifecycle, upstream, polls, wrong_words }
+        let places = Arc::default();
+        Self { lifecycle, upstream, polls, wrong_words, places }
     }
 
-    /// A connection was accepted.
+    /// A connection was accepted. Where there are too many, it is one that is only told so.
     #[must_use]
-    pub fn connection(&self, peer: std::net::SocketAddr) -> Connection {
-        Connection::new(peer, Arc::clone(&self.lifecycle))
+    pub fn connection(&self, peer: SocketAddr) -> Connection {
+        let settings = self.lifecycle.settings.load();
+        let is_proxy = is_within(peer.ip().to_canonical(), &settings.listen.trusted_proxies);
+        let place = self.places.connect(peer.ip(), is_proxy, &settings.limits).map_err(|limit| {
+            self.lifecycle.metrics.limit(limit);
+            (limit, self.places.over(peer.ip()))
+        });
+        Connection::new(peer, is_proxy, place, Arc::clone(&self.lifecycle))
     }
 
-    /// Answers one request. It never fails: a failure would close the connection without an answer.
-    ///
-    /// # Errors
-    /// None.
+    /// The limits in force.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.lifecycle.settings.load().limits
+    }
+
+    /// A client was over a limit.
+    pub fn over(&self, limit: Limit) {
+        self.lifecycle.metrics.limit(limit);
+    }
+
+    /// Answers one request. It never fails: a failure would close the connection without an answer. The place
+    /// that the request has is to be held until the answer has been handed over.
     pub async fn serve(
         self: Arc<Self>,
         connection: Arc<Connection>,
         request: Request<Incoming>,
-    ) -> Result<Response<ProxyBody>, Infallible> {
+    ) -> (Response<ProxyBody>, Option<RequestPlace>) {
         let begun = Instant::now();
         let class = classify(request.uri().path(), self.upstream.base_path());
         let (Class::Plain(route) | Class::Disguised(route)) = class;
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
         if let Some(response) = form::refusal(&request) {
             self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
-            return Ok(response);
+            return (response, None);
         }
-        if let Class::Plain(route) = class
+        let mut place = None;
+        let response = match self.place(&connection, route, &request) {
+            Ok(taken) => {
+                let place = place.insert(taken);
+                self.answer(class, begun, &connection, request, place).await
+            }
+            Err(limit) => {
+                // A connection that is over is counted once.
+                if connection.over.is_none() {
+                    self.over(limit);
+                }
+                limit.refusal()
+            }
+        };
+        self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
+        (response, place)
+    }
+
+    /// The request's place, where there is one for it.
+    fn place(
+        &self,
+        connection: &Connection,
+        route: Route,
+        request: &Request<Incoming>,
+    ) -> Result<RequestPlace, Limit> {
+        if let Some(limit) = connection.over {
+            return Err(limit);
+        }
+        let settings = self.lifecycle.settings.load();
+        check_head(request.uri(), request.headers(), &settings.limits)?;
+        let is_runners = route != Route::Other;
+        let own = &connection.place.peer;
+        let peer = match connection.is_proxy {
+            false => Arc::clone(own),
+            true => self.places.peer(self.peer(connection, request.headers())),
+        };
+        self.places.request(peer, is_runners, &settings.limits)
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        class: Class,
+        begun: Instant,
+        connection: &Connection,
+        request: Request<Incoming>,
+        place: &mut RequestPlace,
+    ) -> Response<ProxyBody> {
+        let (Class::Plain(route) | Class::Disguised(route)) = class;
+        if let Class::Plain(_) = class
             && let Err(error) = self.is_passed(request.uri().path())
         {
-            let response = refuse(error);
-            self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
-            return Ok(response);
+            return refuse(error);
         }
         let live = connection.heard(&request);
+        if let Some(live) = &live
+            && let Err(limit) = place.is_of(live, &self.limits())
+        {
+            self.over(limit);
+            return limit.refusal();
+        }
         // The two that never go to Gitea are told apart by what they carry.
         if let Class::Plain(route) = class
             && !matches!(route, Route::Register | Route::Deregister)
-            && let Err(error) = self.may_pass(&connection, request.headers(), live.as_ref()).await
+            && let Err(error) = self.may_pass(connection, request.headers(), live.as_ref()).await
         {
-            let response = refuse(error);
-            self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
-            return Ok(response);
+            return refuse(error);
         }
         if let (Route::FetchTask | Route::UpdateTask | Route::UpdateLog, Some(live)) =
             (route, &live)
@@ -85,11 +155,11 @@ impl Proxy {
         {
             self.lifecycle.declare_labels_soon(live);
         }
-        let caller = self.caller(route, &connection, &request, live.as_ref());
-        let response = match class {
+        let caller = self.caller(route, connection, &request, live.as_ref());
+        match class {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(route) if route.is_decided() => {
-                self.decide(route, &connection, request, live, caller).await
+                self.decide(route, connection, request, live, caller).await
             }
             Class::Plain(Route::FetchTask) if self.gets_no_task(live.as_deref()) => {
                 no_task(request.headers().get(CONTENT_TYPE))
@@ -100,9 +170,7 @@ impl Proxy {
                 }
                 self.pass(route, request, live, caller).await
             }
-        };
-        self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
-        Ok(response)
+        }
     }
 
     /// Whether the settings let this path through.
@@ -140,12 +208,7 @@ impl Proxy {
         self.lifecycle.is_draining() || live.is_some_and(Live::is_deregistering)
     }
 
-    fn disguised(
-        &self,
-        route: Route,
-        path: &str,
-        peer: std::net::SocketAddr,
-    ) -> Response<ProxyBody> {
+    fn disguised(&self, route: Route, path: &str, peer: SocketAddr) -> Response<ProxyBody> {
         if route == Route::Register {
             self.lifecycle.metrics.rejection(Rejection::Malformed);
         }

@@ -196,6 +196,7 @@ fn settings(
     let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let labels = CAST.map(|(_, label, full)| (label.to_owned(), full.to_owned()));
     Ok(Settings {
+        limits: config::Limits::default(),
         listen: config::Listen { runners: free, ..config::Listen::default() },
         admin: config::Admin {
             listen: free,

@@ -15,7 +15,7 @@ use crate::broker::Reason;
 use crate::broker::token::State;
 use crate::config::Gitea;
 use crate::net::UpstreamErrorKind;
-use crate::proxy::Route;
+use crate::proxy::{Limit, Route};
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -217,6 +217,7 @@ pub struct Metrics {
     deregistrations: IntCounterVec,
     rejections: IntCounterVec,
     upstream_errors: Vec<IntCounter>,
+    limits: Vec<IntCounter>,
     requests: Vec<[IntCounter; CLASSES.len()]>,
     durations: Vec<Histogram>,
     enrollment_tokens: IntGaugeVec,
@@ -304,6 +305,12 @@ impl Metrics {
             "Requests to Gitea that brought no answer.",
             &["kind"],
         )?;
+        let limits = counters(
+            &registry,
+            "limits_hit_total",
+            "How often a client was over a limit, by the name of the setting.",
+            &["limit"],
+        )?;
         let requests = counters(
             &registry,
             "requests_total",
@@ -350,6 +357,10 @@ impl Metrics {
             upstream_errors: UpstreamErrorKind::ALL
                 .iter()
                 .map(|kind| upstream_errors.with_label_values(&[kind.as_str()]))
+                .collect(),
+            limits: Limit::ALL
+                .iter()
+                .map(|limit| limits.with_label_values(&[limit.as_str()]))
                 .collect(),
             requests: Route::ALL
                 .iter()
@@ -398,6 +409,11 @@ impl Metrics {
     /// Counts a request to Gitea that brought no answer.
     pub fn upstream_error(&self, kind: UpstreamErrorKind) {
         self.upstream_errors[kind as usize].inc();
+    }
+
+    /// Counts a client that was over a limit.
+    pub fn limit(&self, limit: Limit) {
+        self.limits[limit as usize].inc();
     }
 
     /// Counts an answered request; `took` is the time to the answer's head.

@@ -59,6 +59,9 @@ fn what_will_be_used_is_shown_with_its_origin() {
     listen.public_url (not set) default
     listen.trusted_proxies (not set) default
     listen.pass all default
+    listen.tls.cert (not set) default
+    listen.tls.key (not set) default
+    listen.tls.client_ca (not set) default
     admin.listen 127.0.0.1:8081 default
     admin.socket /var/lib/runner-broker/admin.sock default
     admin.token (not set) default
@@ -66,11 +69,16 @@ fn what_will_be_used_is_shown_with_its_origin() {
     admin.trusted_proxies (not set) default
     admin.user_header (not set) default
     admin.allow_cidrs (not set) default
+    admin.tls.cert (not set) default
+    admin.tls.key (not set) default
+    admin.tls.client_ca (not set) default
     gitea.url http://gitea:3000/git file config.toml
     gitea.scope instance default
     gitea.registration_token_file [dir]/registration file config.toml
     gitea.api_token (hidden) variable GITEA_API_TOKEN
     gitea.ca_file (not set) default
+    gitea.client_cert_file (not set) default
+    gitea.client_key_file (not set) default
     gitea.lost_wakeup_workaround true default
     enrollment.token_file [dir]/enrollment file config.toml
     credentials.path /runners/{name}/.runner default

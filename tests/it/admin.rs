@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runner_broker::admin::{self, Admin};
+use runner_broker::net::tls::Certificates;
 use runner_broker::sandbox::gitea::StandInGitea;
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use secrecy::ExposeSecret;
@@ -441,9 +442,13 @@ async fn serving_ends_at_once_whatever_clients_do() {
         socket: stack.site.path("admin.sock"),
         started: Instant::now(),
         failures: admin::Failures::default(),
+        certificates: Arc::new(
+            Certificates::load(&stack.site.settings(), Arc::clone(&stack.broker.lifecycle.metrics))
+                .unwrap(),
+        ),
     };
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(admin::serve_tcp(listener, shown, stop.clone()));
+    let serving = tokio::spawn(admin::serve_tcp(listener, None, shown, stop.clone()));
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(b"GET /metrics HT").await.unwrap();
     let _idle = TcpStream::connect(address).await.unwrap();

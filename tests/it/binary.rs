@@ -44,10 +44,23 @@ impl Binary {
 
     /// Starts `serve` and waits until it listens. A write beyond [`Binary::limit_files`] is an error to it.
     pub(crate) fn start_with_limited_files(site: &Site) -> Self {
+        // Without the trap, the first such write ends a process.
+        Self::start_after(site, "trap '' XFSZ")
+    }
+
+    /// Starts `serve` in a shell that was told something before, and waits until it listens.
+    pub(crate) fn start_after(site: &Site, words: &str) -> Self {
         let mut command = Command::new("sh");
         let program = env!("CARGO_BIN_EXE_runner-broker");
-        // Without the trap, the first such write ends a process.
-        command.args(["-c", "trap '' XFSZ; exec \"$0\" serve", program]);
+        command.args(["-c", &format!("{words}; exec \"$0\" serve"), program]);
+        Self::run(command, site, &[]).listening()
+    }
+
+    /// Starts `serve`, which may have so many files and sockets open, and waits until it listens.
+    pub(crate) fn start_with_few_descriptors(site: &Site, descriptors: u32) -> Self {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_runner-broker");
+        command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" serve"), program]);
         Self::run(command, site, &[]).listening()
     }
 

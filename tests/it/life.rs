@@ -69,6 +69,8 @@ async fn a_second_broker_on_one_store_is_refused() {
         .unwrap();
     assert_eq!(second.status.code(), Some(69));
     let text = String::from_utf8(second.stderr).unwrap();
-    assert!(text.contains("state.db") && text.contains("another"), "{text}");
+    let holder = format!("in use by process {} on the host", first.pid());
+    assert!(text.contains("state.db") && text.contains(&holder), "{text}");
+    assert!(text.contains("only one broker may run on it"), "{text}");
     StandInRunner::new(&first.url).ping("the first is unharmed").await.unwrap();
 }

@@ -368,6 +368,7 @@ async fn tls_offers_both_versions_of_http() {
             certificate_pem: made.cert.pem(),
             key_pem: made.signing_key.serialize_pem().into(),
             http2,
+            client_ca_pem: None,
         };
         let (gitea, _) = start_with(Options { tls: Some(tls), ..Options::default() });
         let mut roots = rustls::RootCertStore::empty();

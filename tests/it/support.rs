@@ -48,6 +48,7 @@ pub(crate) fn quick() -> Timing {
         sweep: Duration::from_secs(1),
         lost: Duration::from_secs(60),
         certificates: Duration::from_millis(20),
+        handshake: Duration::from_secs(10),
     }
 }
 
@@ -209,9 +210,11 @@ impl Broker {
             Ok(loaded) => Ok(loaded.settings),
             Err(problems) => Err(problems.to_string()),
         });
-        let app = App::start(site.settings(), reload, timing).await.unwrap();
+        let settings = site.settings();
+        let scheme = settings.listen.scheme();
+        let app = App::start(settings, reload, timing).await.unwrap();
         let (signals, mut received) = mpsc::channel(8);
-        let (url, admin) = (format!("http://{}", app.runners), app.admin);
+        let (url, admin) = (format!("{scheme}://{}", app.runners), app.admin);
         let lifecycle = Arc::clone(&app.lifecycle);
         let running = tokio::spawn(async move { app.run(&mut received).await });
         Self { url, admin, lifecycle, signals, running }

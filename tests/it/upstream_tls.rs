@@ -24,8 +24,12 @@ pub(crate) fn authority(name: &str, http2: bool) -> (String, Tls) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new([name.to_owned()]).unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
-    let tls =
-        Tls { certificate_pem: certificate.pem(), key_pem: key.serialize_pem().into(), http2 };
+    let tls = Tls {
+        certificate_pem: certificate.pem(),
+        key_pem: key.serialize_pem().into(),
+        http2,
+        client_ca_pem: None,
+    };
     (issuer.pem(), tls)
 }
 
@@ -143,6 +147,7 @@ async fn a_certificate_of_another_name_is_refused() {
         certificate_pem: made.cert.pem(),
         key_pem: made.signing_key.serialize_pem().into(),
         http2: true,
+        client_ca_pem: None,
     });
     let site = trusting(&gitea, &made.cert.pem());
     let (error, log) = refusal(&site).await;

@@ -9,7 +9,7 @@ use crate::admin::Admin;
 use crate::admin::health::api_token;
 use crate::admin::hints::{hints, strays};
 use crate::admin::view::{
-    Abilities, Addresses, EnrollmentTokens, Gitea, ScopeTokens, Status, Store,
+    Abilities, Addresses, Certificate, EnrollmentTokens, Gitea, ScopeTokens, Status, Store,
 };
 use crate::broker::token::{Origin, State as Stands};
 use crate::config::Served;
@@ -59,6 +59,7 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
             admin: admin.listen,
             socket: admin.socket.display().to_string(),
         },
+        certificates: admin.certificates.all().into_iter().map(Certificate::from).collect(),
         hints: Vec::new(),
     };
     let declared = tokens.iter().any(|now| now.token.origin == Origin::Declared)

@@ -40,11 +40,14 @@ struct Pages {
 
 /// The page at `/`, and at the sub-path of `admin.public_url` too.
 pub(super) fn router(admin: Admin) -> Router<Admin> {
-    let public_url = admin.lifecycle.settings.load().admin.public_url.clone();
+    let (public_url, tls) = {
+        let settings = &admin.lifecycle.settings.load().admin;
+        (settings.public_url.clone(), settings.tls.is_some())
+    };
     let pages = Pages {
         admin,
         sessions: Arc::default(),
-        cookie: Arc::new(Cookie::of(public_url.as_ref())),
+        cookie: Arc::new(Cookie::of(public_url.as_ref(), tls)),
         public_url: public_url.clone(),
     };
     at(address::sub_path(public_url.as_ref())).with_state(pages)

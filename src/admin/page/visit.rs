@@ -212,10 +212,11 @@ pub(super) struct Cookie {
 }
 
 impl Cookie {
-    /// As narrow as the page's address allows.
-    pub(super) fn of(public_url: Option<&Uri>) -> Self {
+    /// As narrow as the page's address allows; `tls`: the listener speaks it, which tells where
+    /// there is none.
+    pub(super) fn of(public_url: Option<&Uri>, tls: bool) -> Self {
         let path = sub_path(public_url);
-        let secure = public_url.is_some_and(|url| url.scheme_str() == Some("https"));
+        let secure = public_url.map_or(tls, |url| url.scheme_str() == Some("https"));
         let name = match (secure, path) {
             (true, "") => "__Host-runner-broker",
             (true, _) => "__Secure-runner-broker",

@@ -15,8 +15,8 @@ pub use event::Event;
 pub use pruned::PrunedRunner;
 pub use runner::{ExistingRunner, Runner};
 pub use status::{
-    Abilities, Addresses, ApiToken, EnrollmentTokens, Gitea, Minting, RegistrationToken,
-    ScopeTokens, Status, Store,
+    Abilities, Addresses, ApiToken, Certificate, EnrollmentTokens, Gitea, Minting,
+    RegistrationToken, ScopeTokens, Status, Store,
 };
 pub use token::{IssuedToken, NewChild, NewToken, Token};
 

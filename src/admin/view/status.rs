@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::gitea;
+use crate::net::tls;
 
 /// The broker on one screen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -31,6 +32,9 @@ pub struct Status {
     pub store: Store,
     /// Where it listens.
     pub addresses: Addresses,
+    /// The certificates that the broker shows, with TLS.
+    #[serde(default)]
+    pub certificates: Vec<Certificate>,
     /// What to do, a sentence each; none where all is well.
     pub hints: Vec<String>,
 }
@@ -176,4 +180,29 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// For the commands.
     pub socket: String,
+}
+
+/// A certificate that the broker shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Certificate {
+    /// To whom: `runners`, `admin`, `gitea`.
+    pub name: String,
+    /// When it ends.
+    #[schema(format = "date-time")]
+    pub expires_at: String,
+    /// What is to be said of its time; null where it is well.
+    pub expiry: Option<String>,
+    /// Why its files, which have changed, are not used; null where they are.
+    pub trouble: Option<String>,
+}
+
+impl From<tls::Certificate> for Certificate {
+    fn from(shown: tls::Certificate) -> Self {
+        Self {
+            name: shown.name.as_str().into(),
+            expires_at: super::rfc3339(shown.not_after),
+            expiry: shown.expiry,
+            trouble: shown.trouble,
+        }
+    }
 }

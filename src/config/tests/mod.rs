@@ -5,6 +5,7 @@ mod properties;
 mod runners;
 mod scopes;
 mod secrets;
+mod tls;
 mod tokens;
 
 use std::fs;
@@ -355,7 +356,9 @@ fn the_example_loads_names_every_key_and_shows_the_defaults() {
     }
 
     let case = secrets(Case::empty().toml(&all.join("\n")));
-    let pem = rcgen::generate_simple_self_signed(["gitea".into()]).unwrap().cert.pem();
+    let made = rcgen::generate_simple_self_signed(["gitea".into()]).unwrap();
+    let pem = made.cert.pem();
+    let (cert, key) = (case.file("c", &pem), case.file("k", &made.signing_key.serialize_pem()));
     let builders = case.file("b", &ENROLLMENT.replace("canary", "builders"));
     let (admin, api) = (case.file("admin", &"a".repeat(32)), case.file("a", "api"));
     let ca = case.file("ca.pem", &pem);
@@ -368,6 +371,11 @@ fn the_example_loads_names_every_key_and_shows_the_defaults() {
         ("/run/secrets/enrollment_builders", &builders),
         ("/run/secrets/registration_token_acme", &acme),
         ("/run/secrets/gitea_api_token_acme", &api),
+        ("/etc/runner-broker/tls/tls.crt", &cert),
+        ("/etc/runner-broker/tls/tls.key", &key),
+        ("/etc/runner-broker/tls/clients.pem", &cert),
+        ("/etc/runner-broker/client/tls.crt", &cert),
+        ("/etc/runner-broker/client/tls.key", &key),
     ] {
         case.toml = case.toml.replace(there, here);
     }
@@ -379,6 +387,7 @@ fn the_example_loads_names_every_key_and_shows_the_defaults() {
     for used in &loaded.used {
         let of_token = used.key.split_once("].");
         let named = of_token.or_else(|| used.key.split_once('.')).unwrap().1;
+        let named = named.strip_prefix("tls.").unwrap_or(named);
         let line = |line: &&str| line.trim_matches('"').starts_with(named);
         assert!(all.iter().any(line), "{} is not in the example", used.key);
     }

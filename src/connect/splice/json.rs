@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::connect::codec::{malformed_json, object_from_json};
+use crate::connect::codec::{malformed_json, object_from_json, utf8};
 use crate::connect::error::{Code, ConnectError};
 
 pub(super) fn register_request(
@@ -151,11 +151,6 @@ fn apply(text: &str, edits: &[(Range<usize>, String)]) -> Vec<u8> {
 
 fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
-}
-
-fn utf8(body: &[u8]) -> Result<&str, ConnectError> {
-    str::from_utf8(body)
-        .map_err(|_| ConnectError::new(Code::InvalidArgument, "the JSON body is not UTF-8"))
 }
 
 fn not_an_object() -> ConnectError {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
@@ -191,23 +192,24 @@ impl Certificates {
                 _ = tick.tick() => {}
                 () = self.soon.notified() => {}
             }
-            let certificates = Arc::clone(&self);
-            // Where the file system hangs, nothing else waits.
-            let read = tokio::task::spawn_blocking(move || certificates.look());
-            if let Err(error) = read.await {
-                error!(%error, "the certificates were not read again");
+            for watched in &self.all {
+                let (pair, client_ca) = watched.files();
+                // Where the file system hangs, nothing else waits.
+                let read = spawn_blocking(move || Files::read(&pair, client_ca.as_deref())).await;
+                match read {
+                    Ok(files) => self.look(watched, files),
+                    Err(error) => error!(%error, "certificate not read again"),
+                }
             }
         }
     }
 
-    fn look(&self) {
-        for watched in &self.all {
-            if watched.read_again() {
-                let not_after = watched.state().validity.not_after;
-                self.metrics.set_certificate_expiry(watched.name.as_str(), not_after);
-            }
-            watched.remind();
+    fn look(&self, watched: &Watched, files: Result<Files, Vec<Wrong>>) {
+        if watched.take(files) {
+            let not_after = watched.state().validity.not_after;
+            self.metrics.set_certificate_expiry(watched.name.as_str(), not_after);
         }
+        watched.remind();
     }
 }
 
@@ -238,13 +240,13 @@ impl Watched {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn files(&self) -> (Pair, Option<PathBuf>) {
+        let state = self.state();
+        (state.pair.clone(), state.client_ca.clone())
+    }
+
     /// Returns whether something new is in use.
-    fn read_again(&self) -> bool {
-        let (pair, client_ca) = {
-            let state = self.state();
-            (state.pair.clone(), state.client_ca.clone())
-        };
-        let files = Files::read(&pair, client_ca.as_deref());
+    fn take(&self, files: Result<Files, Vec<Wrong>>) -> bool {
         let files = files.map_err(|wrong| sentence(self.name, wrong));
         let seen = match &files {
             Ok(files) => Seen::Contents(files.digest()),

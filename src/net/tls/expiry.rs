@@ -42,7 +42,7 @@ pub(crate) fn expiry(validity: Validity, now: SystemTime) -> Option<Expiry> {
     }
     match validity.not_after.duration_since(now) {
         Err(_) => Some(Expiry::Over),
-        Ok(left) => (left < SOON).then(|| Expiry::Soon(left.as_secs() / 86_400)),
+        Ok(left) => (left < SOON).then_some(Expiry::Soon(left.as_secs() / 86_400)),
     }
 }
 

@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn authorities_are_certificates_of_authorities() {
         let folder = tempfile::tempdir().unwrap();
-        let of = |text| files(&folder, "", "", text).client_roots();
+        let of = |text: Option<&str>| files(&folder, "", "", text).client_roots();
         assert!(of(None).unwrap().is_none());
         let made = generate_simple_self_signed(["a".into()]).unwrap();
         assert_eq!(of(Some(&made.cert.pem())).unwrap().unwrap().len(), 1);

@@ -18,8 +18,6 @@ use super::certificates::Name;
 use super::files::Part;
 use super::server::{H2, Listener};
 
-/// How long a client may take for it.
-const LIMIT: Duration = Duration::from_secs(10);
 /// How often a failure is told at most; each of them is counted, and in the log of level debug.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -41,17 +39,23 @@ pub(crate) enum Opened<S> {
 }
 
 /// The handshakes of one listener.
-pub(crate) struct Handshakes {
+pub struct Handshakes {
     listener: Arc<Listener>,
     name: Name,
     failures: IntCounter,
+    limit: Duration,
     told: Mutex<Option<Instant>>,
 }
 
 impl Handshakes {
-    /// Of this listener; `failures` counts.
-    pub(crate) fn new(listener: Arc<Listener>, name: Name, failures: IntCounter) -> Self {
-        Self { listener, name, failures, told: Mutex::default() }
+    /// Of this listener; `failures` counts, and `limit` is how long a client may take.
+    pub(crate) fn new(
+        listener: Arc<Listener>,
+        name: Name,
+        failures: IntCounter,
+        limit: Duration,
+    ) -> Self {
+        Self { listener, name, failures, limit, told: Mutex::default() }
     }
 
     /// Makes the handshake, on what `below` makes of the connection. It always ends in time.
@@ -64,7 +68,7 @@ impl Handshakes {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let opened = timeout(LIMIT, async {
+        let opened = timeout(self.limit, async {
             let mut first = [0];
             match stream.peek(&mut first).await {
                 // Whoever only looks whether the port is open.
@@ -109,7 +113,7 @@ impl Handshakes {
     /// A sentence, with what to look at where that is clear.
     fn reason(&self, error: &io::Error) -> String {
         if error.kind() == io::ErrorKind::TimedOut {
-            return format!("it did not come to an end within {}s", LIMIT.as_secs());
+            return format!("it did not come to an end within {:?}", self.limit);
         }
         let tls = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
         match tls {

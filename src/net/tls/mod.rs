@@ -13,5 +13,6 @@ pub(crate) use client::{Shown, client_config_showing, is_https};
 pub use client::{TlsError, client_config};
 pub(crate) use expiry::{Expiry, expiry};
 pub(crate) use files::{Files, Part, Wrong};
-pub(crate) use handshake::{Handshakes, Opened, PLAIN_HTTP};
+pub use handshake::Handshakes;
+pub(crate) use handshake::{Opened, PLAIN_HTTP};
 pub(crate) use server::server_config;

@@ -11,6 +11,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
+use crate::net::patient::{BodyError, Patient};
+
 /// The body of a request to Gitea, without a box around it.
 #[derive(Debug)]
 pub enum OutBody {
@@ -18,12 +20,10 @@ pub enum OutBody {
     Empty,
     /// Bytes at hand; `None` once they are taken.
     Full(Option<Bytes>),
-    /// A runner's body, as it comes in.
-    Incoming(Incoming),
+    /// A client's body, as it comes in.
+    Client(Patient),
     /// The same; the flag is set with each piece.
-    Watched(Incoming, Arc<AtomicBool>),
-    /// The same, of which some was read already; `None` once that is taken.
-    Rest(Option<Bytes>, Incoming),
+    Watched(Patient, Arc<AtomicBool>),
 }
 
 impl From<Bytes> for OutBody {
@@ -32,35 +32,25 @@ impl From<Bytes> for OutBody {
     }
 }
 
-impl From<Incoming> for OutBody {
-    fn from(body: Incoming) -> Self {
-        Self::Incoming(body)
-    }
-}
-
 impl Body for OutBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Incoming(body) => data_of(body, cx),
+            Self::Client(body) => body.poll_frame(cx),
             Self::Watched(body, moved) => {
-                let polled = data_of(body, cx);
+                let polled = body.poll_frame(cx);
                 if polled.is_ready() {
                     moved.store(true, Ordering::Relaxed);
                 }
                 polled
             }
-            Self::Rest(read, body) => match read.take() {
-                Some(read) => Poll::Ready(Some(Ok(Frame::data(read)))),
-                None => data_of(body, cx),
-            },
         }
     }
 
@@ -68,8 +58,7 @@ impl Body for OutBody {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Incoming(body) | Self::Watched(body, _) => body.is_end_stream(),
-            Self::Rest(read, body) => read.is_none() && body.is_end_stream(),
+            Self::Client(body) | Self::Watched(body, _) => body.is_end_stream(),
         }
     }
 
@@ -77,30 +66,8 @@ impl Body for OutBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Incoming(body) | Self::Watched(body, _) => body.size_hint(),
-            Self::Rest(read, body) => {
-                let read = read.as_ref().map_or(0, |read| read.len() as u64);
-                let rest = body.size_hint();
-                let mut hint = SizeHint::new();
-                hint.set_lower(rest.lower().saturating_add(read));
-                if let Some(upper) = rest.upper() {
-                    hint.set_upper(upper.saturating_add(read));
-                }
-                hint
-            }
+            Self::Client(body) | Self::Watched(body, _) => body.size_hint(),
         }
-    }
-}
-
-/// The next piece of a body. Trailers end it: they would be headers that nobody has looked at.
-pub(crate) fn data_of(
-    body: &mut Incoming,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    let polled = Pin::new(body).poll_frame(cx);
-    match polled {
-        Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => Poll::Ready(None),
-        polled => polled,
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use hyper::http::uri::Authority;
 use hyper_util::client::legacy;
-use rustls::{CertificateError, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
+
+use crate::net::patient::BodyError;
 
 /// A caller that waits for less learns nothing of Gitea, which may just be busy.
 const TELLING: Duration = Duration::from_secs(2);
@@ -112,6 +114,13 @@ impl UpstreamError {
         error.is_some_and(hyper::Error::is_user)
     }
 
+    /// Whether that body came to a stop.
+    #[must_use]
+    pub fn is_of_stalled_body(&self) -> bool {
+        let error = self.source.as_ref().and_then(|error| cause::<BodyError>(error));
+        matches!(error, Some(BodyError::Stalled(_)))
+    }
+
     /// What the client says, told apart.
     pub(super) fn of(gitea: &Authority, error: legacy::Error) -> Self {
         // `canceled` means that the connection closed while the request still waited for it.
@@ -182,6 +191,18 @@ fn tell_tls(error: &rustls::Error) -> String {
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "it answers in plain text; should gitea.url begin with http://?".to_owned()
         }
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::AccessDenied,
+        ) => format!(
+            "{error}; where it asks for a client certificate, gitea.client_cert_file and \
+             gitea.client_key_file must name one of an authority that it knows, and which has not \
+             expired"
+        ),
         other => format!("{other}; check gitea.url, gitea.ca_file and Gitea's certificate"),
     }
 }

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::net::Patient;
 use crate::net::test_server::{TestServer, answer, authority, gitea};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -310,7 +311,8 @@ async fn a_body_may_take_longer_than_an_answer() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = upstream(&format!("http://{}", silent.local_addr().unwrap()));
     let mut request = post(&upstream);
-    *request.body_mut() = OutBody::Incoming(body.await.unwrap());
+    *request.body_mut() =
+        OutBody::Client(Patient::new(body.await.unwrap(), Duration::from_secs(60)));
     let begun = std::time::Instant::now();
     let error = upstream.send_patiently(request, silence).await.unwrap_err();
     assert_eq!(error.kind, UpstreamErrorKind::Timeout);

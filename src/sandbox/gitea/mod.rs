@@ -87,6 +87,8 @@ pub struct Tls {
     pub key_pem: SecretString,
     /// Offer HTTP/2 too.
     pub http2: bool,
+    /// The authority of which every client must show a certificate, in PEM.
+    pub client_ca_pem: Option<String>,
 }
 
 /// A running stand-in; clones are the same one. It ends when it is stopped or the last clone is dropped.

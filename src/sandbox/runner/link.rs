@@ -2,15 +2,18 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message;
+use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -61,16 +64,30 @@ pub struct RawAnswer {
 /// Where calls go to, and how they are written.
 #[derive(Clone)]
 pub(super) struct Link {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     pub(super) address: String,
     pub(super) codec: Codec,
     pub(super) gzip: bool,
 }
 
 impl Link {
+    /// Over plain HTTP.
     pub(super) fn new(address: &str) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let nobody = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has what TLS needs")
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        Self::over_tls(address, nobody)
+    }
+
+    /// By TLS where the address is https, with the version of HTTP that ALPN agrees on.
+    pub(super) fn over_tls(address: &str, tls: ClientConfig) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnector::from((connector, tls));
         let client =
             Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
         let address = address.trim_end_matches('/').to_owned();

@@ -84,6 +84,12 @@ impl StandInRunner {
         Self { link: Link::new(address) }
     }
 
+    /// One that dials an `https://` address, with this trust and the versions of HTTP that its ALPN names.
+    #[must_use]
+    pub fn over_tls(address: &str, tls: rustls::ClientConfig) -> Self {
+        Self { link: Link::over_tls(address, tls) }
+    }
+
     /// Asks whether the service answers; returns its greeting.
     pub async fn ping(&self, data: &str) -> Result<String, RpcError> {
         let request = PingRequest { data: data.to_owned() };

@@ -1,5 +1,8 @@
 //! A runner file that is there.
 
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
 use runner_broker::sandbox::StandInGitea;
 use rustix::process::Signal;
 use serde_json::json;
@@ -121,5 +124,61 @@ async fn a_folder_that_cannot_be_written_costs_no_registration() {
     let wrapper = Wrapper::new(&broker.url).flags(&["--file", "new/below/.runner"]);
     let mut wrapped = wrapper.script("test -s new/below/.runner");
     assert_eq!(wrapped.ended(), 0, "a missing one is made: {}", wrapped.output());
+    broker.stop().await;
+}
+
+/// Neither is waited for nor written through, and no runner is registered for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_at_all_is_refused() {
+    let (gitea, _site, broker) = stage().await;
+    let things: [(&str, fn(&Path)); 5] = [
+        ("a pipe", |at| {
+            rustix::fs::mkfifoat(rustix::fs::CWD, at, rustix::fs::Mode::RUSR).unwrap();
+        }),
+        ("a link to nothing", |at| symlink("nothing", at).unwrap()),
+        ("a link to an empty file", |at| {
+            std::fs::write(at.with_file_name("empty"), "").unwrap();
+            symlink("empty", at).unwrap();
+        }),
+        ("a link to a device", |at| symlink("/dev/zero", at).unwrap()),
+        ("a folder", |at| std::fs::create_dir(at).unwrap()),
+    ];
+    for (what, put) in things {
+        for verb in ["run", "enroll"] {
+            let mut wrapper = Wrapper::new(&broker.url);
+            put(&wrapper.file());
+            let before = wrapper.file().symlink_metadata().unwrap().ino();
+            wrapper.verb = verb;
+            let command: &[&str] = match verb {
+                "enroll" => {
+                    wrapper = wrapper.flags(&["--out", ".runner"]);
+                    &[]
+                }
+                _ => &["true"],
+            };
+            let mut wrapped = wrapper.command(command);
+            assert_eq!(wrapped.ended(), 78, "{what}: {}", wrapped.output());
+            let told = wrapped.output();
+            assert!(told.contains("remove it") || told.contains("name the runner file"), "{told}");
+            assert_eq!(wrapper.file().symlink_metadata().unwrap().ino(), before, "{what}");
+            assert!(!wrapper.folder.path().join("nothing").exists());
+        }
+    }
+    assert_eq!(registers(&gitea), 0);
+    broker.stop().await;
+}
+
+/// As a mounted secret is: it is read, and its runner kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_one_behind_a_link_is_kept() {
+    let (gitea, _site, broker) = stage().await;
+    let wrapper = Wrapper::new(&broker.url);
+    left_behind(&wrapper).await;
+    let real = wrapper.folder.path().join("real");
+    std::fs::rename(wrapper.file(), &real).unwrap();
+    symlink("real", wrapper.file()).unwrap();
+    let mut wrapped = wrapper.script("exit 4");
+    assert_eq!(wrapped.ended(), 4, "{}", wrapped.output());
+    assert_eq!(registers(&gitea), 1);
     broker.stop().await;
 }

@@ -1,6 +1,13 @@
+//! What holds of every file; what may lie in its way is in [`places`], what the system may refuse in
+//! [`faults`], who may interfere in [`races`], and whose the file is in [`rights`].
+
+mod faults;
+mod places;
+mod races;
+mod rights;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -55,85 +62,6 @@ fn it_is_written_replaced_and_removed() {
 }
 
 #[test]
-fn modes_are_exact() {
-    let (root, target) = place();
-    for mode in [0o600, 0o640, 0o666, 0o400] {
-        write(&target, &sample("one"), Owner { mode, ..OWN }).unwrap();
-        assert_eq!(fs::metadata(target.path()).unwrap().mode() & 0o7777, mode);
-    }
-    assert_eq!(fs::metadata(root.path().join("b")).unwrap().mode() & 0o7777, 0o755);
-}
-
-/// The umask is the whole process's, so each gets a process of its own.
-#[test]
-fn modes_are_exact_under_any_umask() {
-    for umask in ["000", "077", "027"] {
-        let output = Command::new("sh")
-            .args([
-                "-c",
-                "umask \"$1\" && exec \"$2\" --exact credential::write::tests::modes_are_exact",
-            ])
-            .args(["sh", umask])
-            .arg(std::env::current_exe().unwrap())
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("1 passed"), "umask {umask}: {text}");
-    }
-}
-
-#[test]
-fn the_owner_is_set() {
-    let (root, target) = place();
-    let meta = fs::metadata(root.path()).unwrap();
-    let same = Owner { uid: Some(meta.uid()), gid: Some(meta.gid()), ..OWN };
-    write(&target, &sample("one"), same).unwrap();
-    let other = Owner { uid: Some(meta.uid() + 1), gid: None, ..OWN };
-    match write(&target, &sample("two"), other) {
-        // As root it works.
-        Ok(()) => assert_eq!(fs::metadata(target.path()).unwrap().uid(), meta.uid() + 1),
-        Err(error) => {
-            assert!(error.to_string().contains("CAP_CHOWN"), "{error}");
-            assert_eq!(uuid_in(&target.path()), "one");
-            assert_eq!(names(&root.path().join("b")), [".runner"]);
-        }
-    }
-}
-
-#[test]
-fn links_are_not_followed() {
-    let elsewhere = tempfile::tempdir().unwrap();
-    let victim = elsewhere.path().join("victim");
-    fs::write(&victim, "untouched").unwrap();
-
-    // In the place of the file.
-    let (root, target) = place();
-    fs::create_dir(root.path().join("b")).unwrap();
-    symlink(&victim, target.path()).unwrap();
-    let error = write(&target, &sample("one"), OWN).unwrap_err();
-    assert!(matches!(error, FileError::NotAFile(_)), "{error:?}");
-    assert!(matches!(remove(&target, "one"), Err(FileError::NotAFile(_))));
-    assert!(target.path().is_symlink());
-
-    // In the place of the temporary file.
-    fs::remove_file(target.path()).unwrap();
-    symlink(&victim, root.path().join("b/..runner.new")).unwrap();
-    write(&target, &sample("one"), OWN).unwrap();
-    assert_eq!(names(&root.path().join("b")), [".runner"]);
-    assert!(!target.path().is_symlink());
-
-    // In the place of the folder.
-    let (root, target) = place();
-    symlink(elsewhere.path(), root.path().join("b")).unwrap();
-    let error = write(&target, &sample("one"), OWN).unwrap_err();
-    assert!(matches!(error, FileError::NotAFolder(_)), "{error:?}");
-    assert!(matches!(remove(&target, "one"), Err(FileError::NotAFolder(_))));
-
-    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
-    assert_eq!(names(elsewhere.path()), ["victim"]);
-}
-
-#[test]
 fn the_root_may_be_reached_through_a_link() {
     let (root, _) = place();
     let link = root.path().join("link");
@@ -142,24 +70,6 @@ fn the_root_may_be_reached_through_a_link() {
     let pattern = Pattern::parse(&format!("{}/{{name}}.json", link.display())).unwrap();
     write(&pattern.expand("b", 1, "u").unwrap(), &sample("one"), OWN).unwrap();
     assert_eq!(uuid_in(&root.path().join("real/b.json")), "one");
-}
-
-#[test]
-fn what_is_no_regular_file_stays() {
-    let (root, target) = place();
-    fs::create_dir_all(target.path()).unwrap();
-    assert!(matches!(write(&target, &sample("one"), OWN), Err(FileError::NotAFile(_))));
-    assert!(matches!(remove(&target, "one"), Err(FileError::NotAFile(_))));
-    fs::remove_dir(target.path()).unwrap();
-    rustix::fs::mkfifoat(CWD, target.path(), Mode::from_raw_mode(0o600)).unwrap();
-    assert!(matches!(write(&target, &sample("one"), OWN), Err(FileError::NotAFile(_))));
-    assert!(matches!(remove(&target, "one"), Err(FileError::NotAFile(_))));
-    assert_eq!(names(&root.path().join("b")), [".runner"]);
-
-    // A file where the folder should be.
-    let (root, target) = place();
-    fs::write(root.path().join("b"), "x").unwrap();
-    assert!(matches!(write(&target, &sample("one"), OWN), Err(FileError::NotAFolder(_))));
 }
 
 #[test]
