@@ -31,7 +31,7 @@ impl Secure {
     }
 
     pub(crate) async fn dial(&self, settings: &[(u16, u32)]) -> Frames {
-        let address = self.stage.broker.url.strip_prefix("http://").unwrap();
+        let address = self.stage.broker.url.strip_prefix("https://").unwrap();
         Frames::dial(address, &self.root, settings).await
     }
 
