@@ -2,8 +2,11 @@
 //! it, byte by byte.
 
 mod answers;
+mod floods;
+mod frames;
 mod framing;
 mod headers;
+mod http2;
 mod lines;
 mod recorder;
 mod targets;
@@ -119,9 +122,14 @@ pub(crate) async fn answer(wire: &mut Wire, to_head: bool) -> String {
         return status.to_string();
     }
     let body = String::from_utf8_lossy(&wire.body(&head).await).into_owned();
-    let told = match serde_json::from_str::<serde_json::Value>(&body) {
+    in_short(status, &body)
+}
+
+/// The status, and the code of an error or what Gitea was asked.
+fn in_short(status: u16, body: &str) -> String {
+    let told = match serde_json::from_str::<serde_json::Value>(body) {
         Ok(error) => error["code"].as_str().unwrap_or_default().to_owned(),
-        Err(_) => body,
+        Err(_) => body.to_owned(),
     };
     format!("{status} {told}").trim_end().to_owned()
 }
