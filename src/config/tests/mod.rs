@@ -1,5 +1,6 @@
 //! The rules of loading, from outside.
 
+mod limits;
 mod network;
 mod properties;
 mod runners;
