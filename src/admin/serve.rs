@@ -108,7 +108,9 @@ pub(super) async fn tls(
     match opened {
         Opened::Tls { stream, http2: true } => http2(stream, peer, router, stop).await,
         Opened::Tls { stream, http2: false } => http1(stream, peer, router, stop).await,
-        Opened::Plain(stream) => http::answer_plain(stream, plain_http().await).await,
+        Opened::Plain(stream) => {
+            http::answer_plain(stream, plain_http().await, stop.cancelled()).await;
+        }
         Opened::Nothing => {}
     }
 }

@@ -59,7 +59,9 @@ pub(super) async fn converse(
                 Opened::Tls { stream, http2: true } => {
                     service.http2(TokioIo::new(stream), &stop, &signs).await
                 }
-                Opened::Plain(stream) => return http::answer_plain(stream, plain_http()).await,
+                Opened::Plain(stream) => {
+                    return http::answer_plain(stream, plain_http(), stop.cancelled()).await;
+                }
                 Opened::Nothing => return,
             }
         }
