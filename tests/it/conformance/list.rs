@@ -162,11 +162,6 @@ fn requests() -> Vec<Case> {
             Status(&[400, 413, 431, 0]),
         ),
         case("9110 5.5: an empty value is one", get("X-A:\r\n"), Passes(&[])),
-        case(
-            "9110 4.2.4: a user in the target is an error",
-            "GET http://u:p@a.example/a HTTP/1.1\r\nHost: a.example\r\n\r\n",
-            RefusedOr(&[|seen| !seen.contains("u:p")]),
-        ),
     ]
 }
 

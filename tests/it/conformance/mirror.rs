@@ -58,7 +58,11 @@ async fn next(stream: &mut TcpStream, read: &mut Vec<u8>) -> Option<Vec<u8>> {
             let length = text[..end].split("\r\ncontent-length:").nth(1);
             let length = length.and_then(|rest| rest.lines().next()?.trim().parse::<usize>().ok());
             let whole = match (text[..end].contains("\r\ntransfer-encoding:"), length) {
-                (true, _) => text[end..].find("0\r\n\r\n").map(|at| end + at + 5),
+                // The last chunk, perhaps with trailers.
+                (true, _) => text[end - 2..]
+                    .find("\r\n0\r\n")
+                    .map(|at| end + at + 1)
+                    .and_then(|at| text[at..].find("\r\n\r\n").map(|length| at + length + 4)),
                 (false, length) => Some(end + length.unwrap_or(0)),
             };
             if let Some(whole) = whole.filter(|whole| read.len() >= *whole) {
