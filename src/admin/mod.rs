@@ -28,6 +28,7 @@ use crate::net::tls::{Certificates, Handshakes};
 pub use auth::Failures;
 pub(crate) use health::unready;
 use problem::Problem;
+use serve::Shown;
 
 /// What the answers are made from. Cheap to clone.
 #[derive(Clone)]
@@ -56,32 +57,41 @@ pub async fn serve_tcp(
     admin: Admin,
     stop: CancellationToken,
 ) {
-    let router = router(admin.clone(), page::router(admin));
+    let shown = shown(admin.clone(), page::router(admin));
     match handshakes {
-        None => serve::serve(listener, router, stop, serve::plain).await,
+        None => serve::serve(listener, shown, stop, serve::plain).await,
         Some(handshakes) => {
             let handshakes = Arc::new(handshakes);
-            let tls = move |stream, peer, router, stop| {
-                serve::tls(stream, Arc::clone(&handshakes), peer, router, stop)
-            };
-            serve::serve(listener, router, stop, tls).await;
+            let tls = move |stream, visit| serve::tls(stream, Arc::clone(&handshakes), visit);
+            serve::serve(listener, shown, stop, tls).await;
         }
     }
 }
 
 /// Serves everything on the Unix socket, whose mode is the authorization, until `stop`.
 pub async fn serve_unix(listener: UnixListener, admin: Admin, stop: CancellationToken) {
-    serve::serve(listener, router(admin, Router::new()), stop, serve::plain).await;
+    serve::serve(listener, shown(admin, Router::new()), stop, serve::plain).await;
 }
 
-/// The same on both, but for the page: the client's address tells them apart.
-fn router(admin: Admin, page: Router<Admin>) -> Router {
-    let open = Router::new()
+/// The same on both, but for the page.
+fn shown(admin: Admin, page: Router<Admin>) -> Shown {
+    let spare = health_and_metrics()
+        .fallback(too_busy)
+        .layer(from_fn_with_state(admin.clone(), auth::identify))
+        .with_state(admin.clone());
+    Shown { spare, lifecycle: Arc::clone(&admin.lifecycle), all: router(admin, page) }
+}
+
+fn health_and_metrics() -> Router<Admin> {
+    Router::new()
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .merge(api::open())
-        .method_not_allowed_fallback(wrong_method);
+}
+
+/// The client's address tells the listener and the socket apart.
+fn router(admin: Admin, page: Router<Admin>) -> Router {
+    let open = health_and_metrics().merge(api::open()).method_not_allowed_fallback(wrong_method);
     let closed = api::closed()
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)
@@ -98,6 +108,16 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
         "method",
         "This method is not for this path",
         format!("{method} is not for {}; the header Allow says what is", uri.path()),
+    )
+}
+
+async fn too_busy() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too-busy",
+        "Too many connections are open",
+        "as many connections are open as the setting limits.admin_connections allows: close some, or try \
+         again in a moment",
     )
 }
 

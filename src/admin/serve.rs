@@ -15,7 +15,6 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,16 +22,20 @@ use tracing::debug;
 
 use super::problem::Problem;
 use crate::config::Limits;
+use crate::lifecycle::Lifecycle;
 use crate::net::http;
 use crate::net::tls::{Handshakes, Opened, PLAIN_HTTP};
+use crate::proxy::Limit;
 
 /// How long a connection may be idle, or take to send a request's head; beyond the usual pause between
 /// two scrapes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long the answers that are on their way may take once the broker ends.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// Most connections at once: whoever floods this listener must not take the runners' file descriptors.
-const MAX_CONNECTIONS: usize = 128;
+/// How long a connection may be idle for which there was no place.
+const SPARE_IDLE: Duration = Duration::from_secs(5);
+/// So many of those are served at a time; the others are closed at once.
+const SPARE: usize = 16;
 
 /// Where a request's connection came from; `None`: over the Unix socket. In its extensions.
 #[derive(Clone, Copy, Debug)]
@@ -50,92 +53,94 @@ impl From<tokio::net::unix::SocketAddr> for Peer {
     }
 }
 
+/// What is served to one connection.
+pub(super) struct Visit {
+    peer: Peer,
+    router: Router,
+    idle: Duration,
+    stop: CancellationToken,
+}
+
+/// What there is to serve.
+pub(super) struct Shown {
+    /// Everything.
+    pub(super) all: Router,
+    /// What is served beyond the limit, so that whoever takes all places does not take metrics and health.
+    pub(super) spare: Router,
+    pub(super) lifecycle: Arc<Lifecycle>,
+}
+
 /// Serves `listener` until `stop`, and ends soon after. `converse` serves one connection.
 pub(super) async fn serve<L, F>(
     mut listener: L,
-    router: Router,
+    shown: Shown,
     stop: CancellationToken,
-    converse: impl Fn(L::Io, Peer, Router, CancellationToken) -> F,
+    converse: impl Fn(L::Io, Visit) -> F,
 ) where
     L: Listener<Addr: Into<Peer>>,
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let connections = TaskTracker::new();
+    let (places, spare) = (TaskTracker::new(), TaskTracker::new());
     loop {
-        let next = async {
-            // Never closed, so there is a place sooner or later.
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, (stream, address)) = tokio::select! {
+        let (stream, address) = tokio::select! {
             () = stop.cancelled() => break,
-            next = next => next,
+            next = listener.accept() => next,
         };
-        let served = converse(stream, address.into(), router.clone(), stop.clone());
-        connections.spawn(async move {
-            let _place = place;
-            served.await;
-        });
+        let fits = places.len() < shown.lifecycle.settings.load().limits.admin_connections;
+        if !fits {
+            shown.lifecycle.metrics.limit(Limit::AdminConnections);
+            if spare.len() >= SPARE {
+                continue;
+            }
+        }
+        let (among, router, idle) = match fits {
+            true => (&places, &shown.all, IDLE_TIMEOUT),
+            false => (&spare, &shown.spare, SPARE_IDLE),
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        among.spawn(converse(stream, Visit { peer: address.into(), router, idle, stop }));
     }
     drop(listener);
-    connections.close();
-    connections.wait().await;
+    for connections in [places, spare] {
+        connections.close();
+        connections.wait().await;
+    }
 }
 
 /// HTTP/1.1 as it is.
-pub(super) async fn plain(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: Peer,
-    router: Router,
-    stop: CancellationToken,
-) {
-    http1(stream, peer, router, stop).await;
+pub(super) async fn plain(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
+    http1(stream, visit).await;
 }
 
 /// HTTP/1.1 or HTTP/2 by TLS.
-pub(super) async fn tls(
-    stream: TcpStream,
-    handshakes: Arc<Handshakes>,
-    peer: Peer,
-    router: Router,
-    stop: CancellationToken,
-) {
-    let Peer(Some(address)) = peer else { return };
+pub(super) async fn tls(stream: TcpStream, handshakes: Arc<Handshakes>, visit: Visit) {
+    let Peer(Some(address)) = visit.peer else { return };
     let opened = tokio::select! {
         opened = handshakes.open(stream, address, |stream| stream) => opened,
-        () = stop.cancelled() => return,
+        () = visit.stop.cancelled() => return,
     };
     match opened {
-        Opened::Tls { stream, http2: true } => http2(stream, peer, router, stop).await,
-        Opened::Tls { stream, http2: false } => http1(stream, peer, router, stop).await,
+        Opened::Tls { stream, http2: true } => http2(stream, visit).await,
+        Opened::Tls { stream, http2: false } => http1(stream, visit).await,
         Opened::Plain(stream) => http::answer_plain(stream, plain_http().await).await,
         Opened::Nothing => {}
     }
 }
 
-async fn http1(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: Peer,
-    router: Router,
-    stop: CancellationToken,
-) {
+async fn http1(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
+    let Visit { peer, router, idle, stop } = visit;
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.call(request)
     });
-    let conversation = http::http1(IDLE_TIMEOUT, &Limits::default())
-        .serve_connection(TokioIo::new(stream), service);
+    let conversation =
+        http::http1(idle, &Limits::default()).serve_connection(TokioIo::new(stream), service);
     until(conversation, stop.cancelled()).await;
 }
 
-async fn http2(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: Peer,
-    router: Router,
-    stop: CancellationToken,
-) {
+async fn http2(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
+    let Visit { peer, router, idle, stop } = visit;
     let router = TowerToHyperService::new(router);
     let (begun, in_hand) = (Arc::new(AtomicUsize::new(0)), TaskTracker::new());
     let service = {
@@ -159,7 +164,7 @@ async fn http2(
     let stop = async {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = http::idle(IDLE_TIMEOUT, &begun, &in_hand) => {}
+            () = http::idle(idle, &begun, &in_hand) => {}
         }
     };
     until(conversation, stop).await;

@@ -25,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Failure, SettingsArgs};
 use crate::admin::problem::Problem;
+use crate::config::Pair;
 use crate::gitea::escape;
 use crate::net::upstream::read_limited;
 use remote::Remote;
@@ -58,6 +59,14 @@ pub(super) struct BrokerArgs {
     #[arg(long, value_name = "FILE", requires = "url")]
     ca_file: Option<PathBuf>,
 
+    /// PEM file with the certificate to show at an https URL whose broker asks for one
+    #[arg(long, value_name = "FILE", requires_all = ["url", "client_key"])]
+    client_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of --client-cert
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
 }
@@ -68,7 +77,9 @@ impl BrokerArgs {
     pub(super) fn broker(&self) -> Result<Broker, Failure> {
         if let Some(url) = &self.url {
             let ca_file = self.ca_file.as_deref();
-            let remote = Remote::new(url, ca_file, self.admin_token_file.as_deref())?;
+            let shown = self.client_cert.clone().zip(self.client_key.clone());
+            let shown = shown.map(|(cert, key)| Pair { cert, key });
+            let remote = Remote::new(url, ca_file, shown, self.admin_token_file.as_deref())?;
             return Ok(Broker { way: Way::Remote(Box::new(remote)), doubts: String::new() });
         }
         if let Some(socket) = &self.socket {

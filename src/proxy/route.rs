@@ -72,6 +72,12 @@ impl Route {
         }
     }
 
+    /// Whether jobs have it to do with, and not the runner itself.
+    #[must_use]
+    pub fn is_jobs(self) -> bool {
+        matches!(self, Self::Artifacts | Self::Api | Self::Other)
+    }
+
     /// Whether the broker reads the call whole and decides it.
     #[must_use]
     pub fn is_decided(self) -> bool {

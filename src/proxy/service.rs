@@ -112,13 +112,12 @@ impl Proxy {
         }
         let settings = self.lifecycle.settings.load();
         check_head(request.uri(), request.headers(), &settings.limits)?;
-        let is_runners = route != Route::Other;
         let own = &connection.place.peer;
         let peer = match connection.is_proxy {
             false => Arc::clone(own),
             true => self.places.peer(self.peer(connection, request.headers())),
         };
-        self.places.request(peer, is_runners, &settings.limits)
+        self.places.request(peer, !route.is_jobs(), &settings.limits)
     }
 
     async fn answer(

@@ -136,6 +136,8 @@ async fn jobs_cannot_keep_runners_from_their_calls() {
     let mut job = say(&broker, GET).await;
     let answer = refused(job.answer().await, 503, "unavailable", "limits.requests");
     assert_eq!(answer.head.all("retry-after").len(), 1);
+    let mut api = say(&broker, "GET /twirp/x HTTP/1.1\r\nHost: broker\r\n\r\n").await;
+    refused(api.answer().await, 503, "unavailable", "limits.requests");
     // The connection is good for another try.
     let mut runner = Wire::dial(&broker.url).await;
     let poll = "/api/actions/runner.v1.RunnerService/FetchTask";
@@ -146,7 +148,7 @@ async fn jobs_cannot_keep_runners_from_their_calls() {
     let mut second = Wire::dial(&broker.url).await;
     second.post(poll, &proto, b"").await;
     refused(second.answer().await, 503, "unavailable", "limits.requests");
-    assert_eq!(hit(&broker, "requests"), 2);
+    assert_eq!(hit(&broker, "requests"), 3);
 
     let ok = "HTTP/1.1 200 OK\r\nContent-Type: application/proto\r\nContent-Length: 0\r\n\r\n";
     scripted.answer(wire, ok).await;
@@ -383,6 +385,41 @@ async fn a_reload_changes_the_limits() {
         wire.answer().await.unwrap().status == 404
     })
     .await;
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_all_places_of_the_admin_listener_leaves_metrics_and_health() {
+    let gitea = gitea();
+    let site = Site::new(&gitea).set("limits.admin_connections", "4");
+    let broker = Broker::start(&site).await;
+    let url = format!("http://{}", broker.admin);
+    let get = async |path: &str| {
+        let mut wire = Wire::dial(&url).await;
+        wire.say(format!("GET {path} HTTP/1.1\r\nHost: broker\r\n\r\n")).await;
+        wire.answer().await.map(|answer| answer.status)
+    };
+    assert_eq!(get("/api/v1/openapi.json").await, Some(403));
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        let mut wire = Wire::dial(&url).await;
+        wire.say("GET /healthz HTTP/1.1\r\nHost: broker\r\n\r\n").await;
+        assert_eq!(wire.answer().await.unwrap().status, 200);
+        idle.push(wire);
+    }
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(get(path).await, Some(200), "{path}");
+    }
+    assert_eq!(get("/api/v1/openapi.json").await, Some(503));
+    assert!(hit(&broker, "admin_connections") >= 4);
+    // One more than there are spare places is closed, and their time is short.
+    let mut more = Vec::new();
+    for _ in 0..40 {
+        more.push(Wire::dial(&url).await);
+    }
+    eventually("metrics are there again", async || get("/metrics").await == Some(200)).await;
+    drop(idle);
+    eventually("all is there again", async || get("/api/v1/openapi.json").await == Some(403)).await;
     broker.stop().await;
 }
 

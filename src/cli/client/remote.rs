@@ -18,7 +18,7 @@ use secrecy::ExposeSecret;
 use super::super::Failure;
 use super::super::show::plain;
 use super::whole;
-use crate::config::{self, Scope};
+use crate::config::{self, Pair, Scope};
 use crate::net::tls;
 
 /// The way to a broker that a URL names.
@@ -35,14 +35,23 @@ impl Remote {
     pub(super) fn new(
         url: &str,
         ca_file: Option<&Path>,
+        shown: Option<Pair>,
         token_file: Option<&Path>,
     ) -> Result<Self, Failure> {
         let url = base(url)?;
         let authorization = token_file.map(authorization).transpose()?;
-        let tls = tls::client_config(&trust(&url, ca_file)).map_err(|error| {
+        let tls = tls::client_config(&trust(&url, ca_file, shown)).map_err(|error| {
             // The trust is made as for Gitea; only what gives it has other names here.
-            let text = error.to_string().replace("gitea.ca_file", "--ca-file");
-            Failure::new(Failure::SETTINGS, text.replace("gitea.url", "--url"))
+            let names = [
+                ("gitea.ca_file", "--ca-file"),
+                ("gitea.client_cert_file", "--client-cert"),
+                ("gitea.client_key_file", "--client-key"),
+                ("gitea.url", "--url"),
+            ];
+            let text = names
+                .iter()
+                .fold(error.to_string(), |text, (setting, flag)| text.replace(setting, flag));
+            Failure::new(Failure::SETTINGS, text)
         })?;
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
@@ -142,8 +151,8 @@ fn authorization(file: &Path) -> Result<HeaderValue, Failure> {
     Ok(value)
 }
 
-/// What says whom to trust at `url`.
-fn trust(url: &Uri, ca_file: Option<&Path>) -> config::Gitea {
+/// What says whom to trust at `url`, and what to show there.
+fn trust(url: &Uri, ca_file: Option<&Path>, shown: Option<Pair>) -> config::Gitea {
     config::Gitea {
         url: url.clone(),
         default: config::Served {
@@ -154,7 +163,7 @@ fn trust(url: &Uri, ca_file: Option<&Path>) -> config::Gitea {
         },
         further: Vec::new(),
         ca_file: ca_file.map(Into::into),
-        client: None,
+        client: shown,
         lost_wakeup_workaround: true,
     }
 }

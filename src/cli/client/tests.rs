@@ -10,6 +10,8 @@ fn args(url: &str) -> BrokerArgs {
         url: Some(url.into()),
         admin_token_file: None,
         ca_file: None,
+        client_cert: None,
+        client_key: None,
         settings: SettingsArgs::default(),
     }
 }

@@ -24,9 +24,14 @@ struct Stack {
 }
 
 async fn start() -> Stack {
+    start_with(|site, _| site).await
+}
+
+async fn start_with(change: impl FnOnce(Site, &Authority) -> Site) -> Stack {
     let gitea = gitea();
     let authority = Authority::new();
     let site = authority.sign("127.0.0.1").of(Site::new(&gitea), "admin");
+    let site = change(site, &authority);
     site.write_secret("admin_token", ADMIN_TOKEN);
     let file = site.path("admin_token").to_str().unwrap().to_owned();
     let site = site.set("admin.token_file", &file);
@@ -63,6 +68,14 @@ impl Stack {
             request.uri(path).header("host", admin.to_string())
         }
     }
+}
+
+/// A command's exit code, and what it said.
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));
+    let output = command.env_clear().args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
 }
 
 #[tokio::test]
@@ -132,12 +145,6 @@ async fn commands_trust_an_authority_of_your_own() {
     let ca = stack.site.path("ca.pem");
     std::fs::write(&ca, stack.authority.pem()).unwrap();
     let url = format!("https://{}", stack.broker.admin);
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));
-        let output = command.env_clear().args(arguments).output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8(text).unwrap())
-    };
     let ca = ca.to_str().unwrap();
     let (code, text) = run(&["healthcheck", "--url", &url, "--ca-file", ca]);
     assert_eq!(code, Some(0), "{text}");
@@ -160,4 +167,26 @@ async fn commands_trust_an_authority_of_your_own() {
     ]);
     assert_eq!(code, Some(69), "{text}");
     assert!(text.contains("--url https://NAME:"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_show_a_certificate_where_one_is_asked_for() {
+    let stack = start_with(|site, authority| {
+        let ca = site.path("ca.pem");
+        std::fs::write(&ca, authority.pem()).unwrap();
+        site.set("admin.tls.client_ca", ca.to_str().unwrap())
+    })
+    .await;
+    stack.authority.sign("me").write(&stack.site, "me.crt", "me.key");
+    let path = |name: &str| stack.site.path(name).to_str().unwrap().to_owned();
+    let (ca, cert, key) = (path("ca.pem"), path("me.crt"), path("me.key"));
+    let url = format!("https://{}", stack.broker.admin);
+    let asked = ["healthcheck", "--url", &url, "--ca-file", &ca];
+    let (code, text) = run(&asked);
+    assert_eq!(code, Some(69), "{text}");
+    let (code, text) = run(&[&asked[..], &["--client-cert", &cert, "--client-key", &key]].concat());
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = run(&[&asked[..], &["--client-cert", &cert, "--client-key", &ca]].concat());
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("--client-key: ") && text.contains("holds no private key"), "{text}");
 }
