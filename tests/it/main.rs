@@ -15,6 +15,7 @@ mod breaker;
 mod capture;
 mod chaos;
 mod commands;
+mod conformance;
 mod crash;
 mod crash_upon_crash;
 mod declared;
