@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::http;
 use super::tls::{Handshakes, Opened, PLAIN_HTTP};
-use super::told::{Signs, Told};
+use super::told::Told;
 use crate::connect::{Code, ConnectError};
 use crate::proxy::{BodyError, Connection, Proxy, ProxyBody};
 
@@ -38,35 +38,23 @@ pub(super) async fn converse(
     connection: Arc<Connection>,
     stop: CancellationToken,
 ) {
-    let signs = Arc::<Signs>::default();
+    let broken = Arc::new(AtomicBool::new(false));
     let service =
         Service { proxy, connection: Arc::clone(&connection), requests: TaskTracker::new() };
     let ended = match handshakes {
         None => {
-            let stream = Told::new(stream, false, Arc::clone(&signs));
+            let stream = Told::new(stream, false, Arc::clone(&broken));
             service.http1(TokioIo::new(stream), &stop).await
         }
+        // In a box, so that a connection without TLS has no room for what that needs.
         Some(handshakes) => {
-            let told = |stream| Told::new(stream, true, Arc::clone(&signs));
-            let opened = tokio::select! {
-                opened = handshakes.open(stream, connection.peer.ip(), told) => opened,
-                () = stop.cancelled() => Opened::Nothing,
-            };
-            match opened {
-                Opened::Tls { stream, http2: false } => {
-                    service.http1(TokioIo::new(stream), &stop).await
-                }
-                Opened::Tls { stream, http2: true } => {
-                    service.http2(TokioIo::new(stream), &stop, &signs).await
-                }
-                Opened::Plain(stream) => {
-                    return http::answer_plain(stream, plain_http(), stop.cancelled()).await;
-                }
-                Opened::Nothing => return,
+            match Box::pin(service.tls(stream, &handshakes, Arc::clone(&broken), &stop)).await {
+                Some(ended) => ended,
+                None => return,
             }
         }
     };
-    let cleanly = took_all(ended.as_ref()) && !signs.is_broken();
+    let cleanly = took_all(ended.as_ref()) && !broken.load(Ordering::Relaxed);
     if !cleanly {
         let error = ended.and_then(Result::err);
         debug!(peer = %connection.peer, ?error, "connection broke off");
@@ -83,6 +71,34 @@ struct Service {
 }
 
 impl Service {
+    /// `None`: no request came.
+    async fn tls(
+        self,
+        stream: TcpStream,
+        handshakes: &Handshakes,
+        broken: Arc<AtomicBool>,
+        stop: &CancellationToken,
+    ) -> Option<Option<hyper::Result<()>>> {
+        let told = |stream| Told::new(stream, true, broken);
+        let opened = tokio::select! {
+            opened = handshakes.open(stream, self.connection.peer.ip(), told) => opened,
+            () = stop.cancelled() => return None,
+        };
+        match opened {
+            Opened::Tls { stream, http2: false } => {
+                Some(self.http1(TokioIo::new(stream), stop).await)
+            }
+            Opened::Tls { stream, http2: true } => {
+                Some(self.http2(TokioIo::new(stream), stop).await)
+            }
+            Opened::Plain(stream) => {
+                http::answer_plain(stream, plain_http(), stop.cancelled()).await;
+                None
+            }
+            Opened::Nothing => None,
+        }
+    }
+
     async fn http1(
         self,
         stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
@@ -98,21 +114,17 @@ impl Service {
         self,
         stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
         stop: &CancellationToken,
-        signs: &Arc<Signs>,
     ) -> Option<hyper::Result<()>> {
         let requests = self.requests.clone();
-        let last = Arc::new(AtomicUsize::new(0));
-        let handed_over = HandedOver { last: Arc::clone(&last), signs: Arc::clone(signs) };
         let begun = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&begun);
         let service = service_fn(move |mut request: Request<Incoming>| {
             counted.fetch_add(1, Ordering::Relaxed);
             let taken = http::as_http1(&mut request);
             let answer = self.serve(request);
-            let handed_over = handed_over.clone();
             async move {
                 match taken {
-                    Ok(()) => answer.await.map(|answer| answer.map(|body| body.with(handed_over))),
+                    Ok(()) => answer.await,
                     Err(why) => Ok(refusal(why)),
                 }
             }
@@ -124,14 +136,7 @@ impl Service {
                 () = http::idle(IDLE_TIMEOUT, &begun, &requests) => {}
             }
         };
-        let ended = http::converse(conversation, &requests, stop).await;
-        // A process that ends says no farewell, neither in TLS nor in HTTP/2. It has all that it asked for
-        // where everything was written before it went.
-        let written = signs.writes() > last.load(Ordering::Acquire);
-        match ended {
-            Some(Err(_)) if signs.is_ended() && requests.is_empty() && written => Some(Ok(())),
-            ended => ended,
-        }
+        http::converse(conversation, &requests, stop).await
     }
 
     fn serve(
@@ -142,7 +147,7 @@ impl Service {
         let in_hand = self.requests.token();
         async move {
             let response = proxy.serve(connection, request).await;
-            response.map(|response| response.map(|body| Answer::new(body, Some(in_hand))))
+            response.map(|response| response.map(|body| Answer { body, _in_hand: Some(in_hand) }))
         }
     }
 }
@@ -154,7 +159,7 @@ fn plain_http() -> Response<Bytes> {
 
 fn refusal(why: &str) -> Response<Answer> {
     let error = ConnectError::new(Code::InvalidArgument, why);
-    error.into_response().map(|body| Answer::new(ProxyBody::full(body), None))
+    error.into_response().map(|body| Answer { body: ProxyBody::full(body), _in_hand: None })
 }
 
 /// Whether the client took what was sent to it, by how its connection ended. One that was closed because
@@ -171,30 +176,6 @@ fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
 struct Answer {
     body: ProxyBody,
     _in_hand: Option<TaskTrackerToken>,
-    _handed_over: Option<HandedOver>,
-}
-
-impl Answer {
-    fn new(body: ProxyBody, in_hand: Option<TaskTrackerToken>) -> Self {
-        Self { body, _in_hand: in_hand, _handed_over: None }
-    }
-
-    fn with(self, handed_over: HandedOver) -> Self {
-        Self { _handed_over: Some(handed_over), ..self }
-    }
-}
-
-/// Dropped when an answer of HTTP/2 was handed over: what is written after that holds the rest of it.
-#[derive(Clone)]
-struct HandedOver {
-    last: Arc<AtomicUsize>,
-    signs: Arc<Signs>,
-}
-
-impl Drop for HandedOver {
-    fn drop(&mut self) {
-        self.last.fetch_max(self.signs.writes(), Ordering::Release);
-    }
 }
 
 impl Body for Answer {
