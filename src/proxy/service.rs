@@ -18,9 +18,11 @@ use super::poll::Polls;
 use super::route::{Class, Route, classify};
 use super::wrong_word::WrongWords;
 use crate::connect::{Code, Codec, ConnectError, RUNNER_UUID};
+use crate::fault;
 use crate::lifecycle::{Lifecycle, Live};
 use crate::net::Upstream;
 use crate::telemetry::metrics::Rejection;
+use crate::telemetry::panics;
 
 /// What serves the runners' listener.
 pub struct Proxy {
@@ -53,6 +55,21 @@ impl Proxy {
         connection: Arc<Connection>,
         request: Request<Incoming>,
     ) -> Result<Response<ProxyBody>, Infallible> {
+        match panics::caught(self.answer(connection, request)).await {
+            Some(answer) => answer,
+            None => Ok(refuse(ConnectError::new(
+                Code::Internal,
+                "the broker failed at this call; its log says where",
+            ))),
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ProxyBody>, Infallible> {
+        fault::point("request-begun");
         let begun = Instant::now();
         let class = classify(request.uri().path(), self.upstream.base_path());
         let (Class::Plain(route) | Class::Disguised(route)) = class;
