@@ -261,12 +261,12 @@ impl Layers {
             }
             meant => keys::unknown(meant.map(spell).as_deref()),
         };
-        // A line that begins with no name at all is hard to read.
-        let key = if key.is_empty() { "\"\"" } else { key };
         self.problem(key, origin, message);
     }
 
     fn problem(&mut self, key: &str, origin: &str, message: String) {
+        // A line that begins with no name at all is hard to read.
+        let key = if key.is_empty() { "\"\"" } else { key };
         self.problems.push(Problem { key: key.into(), origin: origin.into(), message });
     }
 }

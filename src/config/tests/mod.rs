@@ -175,6 +175,21 @@ fn names_in_the_environment_have_no_case_and_empty_ones_do_not_count() {
         );
 }
 
+/// Found by fuzzing.
+#[test]
+fn a_variable_without_a_name_that_is_there_twice_is_told() {
+    let sources = Sources {
+        file: None,
+        default_file: None,
+        environment: vec![("RUNNER_BROKER__".into(), "1".into()); 2],
+        flags: Vec::new(),
+    };
+    let problems = load(&sources).unwrap_err().0;
+    let of_variable = problems.iter().filter(|problem| problem.origin == "variable RUNNER_BROKER__");
+    assert_eq!(of_variable.clone().count(), 2, "{problems:?}");
+    assert!(of_variable.clone().all(|problem| problem.key == "\"\""), "{problems:?}");
+}
+
 #[test]
 fn names_that_are_not_ours_are_left_alone() {
     Case::minimal()
