@@ -72,6 +72,7 @@ fn is_our_own(error: &ConnectError) {
     let known = [
         "the body is not the protobuf message of this call",
         "the body is not a JSON object",
+        "the JSON body is not UTF-",
         "the JSON body is malformed at line , column ",
         "the JSON body has a field of the wrong type, or one field twice, at line , column ",
     ];

@@ -133,14 +133,16 @@ fn response_in_proto(body: &[u8], spliced: &[u8]) {
     let (before, after) = (all(body), all(spliced));
     assert_eq!(before.len(), after.len());
     let ours = field(9, LABEL.as_bytes());
-    let is_ours = |field: &Field<'_>| field.number == 9 && field.kind == 2 && field.bytes == LABEL.as_bytes();
+    let is_ours =
+        |field: &Field<'_>| field.number == 9 && field.kind == 2 && field.bytes == LABEL.as_bytes();
     for (before, after) in before.iter().zip(&after) {
         if before.number != 1 || before.kind != 2 || !all(before.bytes).iter().any(is_ours) {
             assert_eq!(before.raw, after.raw);
             continue;
         }
         assert_eq!(field(1, after.bytes), after.raw);
-        let kept = all(before.bytes).into_iter().filter(|field| !is_ours(field)).map(|field| field.raw);
+        let kept =
+            all(before.bytes).into_iter().filter(|field| !is_ours(field)).map(|field| field.raw);
         assert_eq!(kept.collect::<Vec<_>>().concat(), after.bytes);
         assert!(after.bytes.len() + ours.len() <= before.bytes.len());
     }
@@ -188,7 +190,10 @@ fn version(codec: Codec, body: &[u8]) {
             assert!(after.iter().filter(|field| !is(field)).map(|field| field.raw).eq(others));
             let versions: Vec<_> = after.iter().filter(is).map(|field| field.raw).collect();
             let expected: &[&[u8]] = &[&[2 << 3, 0x87, 0xad, 0x4b]];
-            assert_eq!(versions, if before.iter().any(|field| is(&field)) { expected } else { &[] });
+            assert_eq!(
+                versions,
+                if before.iter().any(|field| is(&field)) { expected } else { &[] }
+            );
         }
         Codec::Json => {
             let (body, spliced) = (text(body), text(&spliced));

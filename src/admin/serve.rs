@@ -122,7 +122,9 @@ pub(super) async fn tls(stream: TcpStream, handshakes: Arc<Handshakes>, visit: V
     match opened {
         Opened::Tls { stream, http2: true } => http2(stream, visit).await,
         Opened::Tls { stream, http2: false } => http1(stream, visit).await,
-        Opened::Plain(stream) => http::answer_plain(stream, plain_http().await).await,
+        Opened::Plain(stream) => {
+            http::answer_plain(stream, plain_http().await, visit.stop.cancelled()).await;
+        }
         Opened::Nothing => {}
     }
 }

@@ -236,6 +236,8 @@ impl Layers {
             }
             meant => keys::unknown(meant.map(spell).as_deref()),
         };
+        // A line that begins with no name at all is hard to read.
+        let key = if key.is_empty() { "\"\"" } else { key };
         self.problem(key, origin, message);
     }
 

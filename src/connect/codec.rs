@@ -84,7 +84,7 @@ pub fn encode<M: Message + Serialize>(codec: Codec, message: &M) -> Vec<u8> {
 }
 
 /// Reads a JSON object. The check for its first byte is needed because serde would take an array, too.
-pub(super) fn object_from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ConnectError> {
+pub(crate) fn object_from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ConnectError> {
     let text = utf8(body)?;
     if !text.trim_ascii_start().starts_with('{') {
         return Err(ConnectError::new(Code::InvalidArgument, "the body is not a JSON object"));

@@ -45,12 +45,14 @@ impl ConnectError {
 
     /// Reads an answer's body; `None` where the answer is no error of the protocol (a proxy's page, an
     /// error of the REST API). Status and code must go together: what signs in users in front of Gitea
-    /// answers in JSON too, and its 401 would read as Gitea's word that a runner is gone.
+    /// answers in JSON too, and its 401 would read as Gitea's word that a runner is gone. The sentence is one
+    /// line: it goes into logs, and onto terminals.
     #[must_use]
     pub fn parse(status: StatusCode, body: &[u8]) -> Option<Self> {
         let body: Body = object_from_json(body).ok()?;
         let code = Code::from_str(&body.code).filter(|code| code.goes_with(status))?;
-        Some(Self::new(code, body.message.unwrap_or_default()))
+        let message = body.message.unwrap_or_default().replace(char::is_control, " ");
+        Some(Self::new(code, message))
     }
 
     /// The body that tells it.
@@ -320,7 +322,16 @@ mod tests {
     #[test]
     fn a_message_is_escaped() {
         let error = ConnectError::new(Code::NotFound, "\"\n\u{1}");
+        assert_eq!(error.to_json(), br#"{"code":"not_found","message":"\"\n\u0001"}"#);
+        let error = ConnectError::new(Code::NotFound, "\"a\\ \u{e9}");
         let parsed = ConnectError::parse(StatusCode::NOT_FOUND, &error.to_json());
         assert_eq!(parsed, Some(error));
+    }
+
+    #[test]
+    fn the_sentence_of_another_is_one_line() {
+        let body = br#"{"code":"unknown","message":"one\ntwo\u001b[31m"}"#;
+        let error = ConnectError::parse(StatusCode::INTERNAL_SERVER_ERROR, body).unwrap();
+        assert_eq!(error.message, "one two [31m");
     }
 }

@@ -83,6 +83,10 @@ impl RunnerFile {
     /// # Errors
     /// It is no JSON, or id, uuid, token or address are missing.
     pub fn parse(content: &[u8]) -> Result<Self, NotARunnerFile> {
+        // A list of values in the right order would do for serde.
+        if content.trim_ascii_start().first() != Some(&b'{') {
+            return Err(NotARunnerFile { line: 1, column: 0 });
+        }
         serde_json::from_slice(content)
             .map_err(|error| NotARunnerFile { line: error.line(), column: error.column() })
     }
@@ -178,6 +182,13 @@ pub(super) mod tests {
         let new = br#"{"id":3,"uuid":"u","token":"t","address":"a","labels":["x:host"],"ephemeral":true,"later":{}}"#;
         let file = RunnerFile::parse(new).unwrap();
         assert_eq!((file.labels.len(), file.ephemeral), (1, true));
+    }
+
+    #[test]
+    fn a_list_is_no_runner_file() {
+        let list = br#"[3,"u","n","t","http://g",[],false]"#;
+        let error = RunnerFile::parse(list).unwrap_err();
+        assert_eq!(error, NotARunnerFile { line: 1, column: 0 });
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::credential::RunnerFile;
 use crate::gitea::{
     CallError, DeleteAnswer, GiteaClient, RegisterAnswer, RegisterFailure, RestError, token_scope,
 };
-use crate::net::upstream::Upstream;
+use crate::net::upstream::{CLIENT_CERTIFICATE, Upstream};
 
 /// Shown in Gitea's list until the runner declares its own.
 const VERSION: &str = concat!("runner-broker ", env!("CARGO_PKG_VERSION"));
@@ -273,7 +273,12 @@ impl Peer {
 
 /// Errors of the client and of files name the broker's settings; here they go by other names.
 pub(super) fn in_our_words(text: &str, direct: bool) -> String {
-    const NAMES: [(&str, &str); 7] = [
+    const NAMES: [(&str, &str); 8] = [
+        (
+            CLIENT_CERTIFICATE,
+            "where it asks for a client certificate, dial a proxy that shows one: neither this command \
+             nor a runner can",
+        ),
         ("gitea.registration_token_file", "GITEA_RUNNER_REGISTRATION_TOKEN_FILE"),
         ("gitea.api_token_file", "GITEA_API_TOKEN_FILE"),
         ("gitea.ca_file", "--ca-file"),

@@ -20,6 +20,7 @@ use super::{Abilities, CALL_LIMIT, GiteaClient, Minting, USER_AGENT};
 use crate::broker::Shown;
 use crate::config::Scope;
 use crate::connect;
+use crate::connect::codec::object_from_json;
 use crate::net::upstream::{OutBody, UpstreamError};
 
 /// How large a page may be: more than runners with the most and longest labels that the broker lets
@@ -327,7 +328,7 @@ fn is_online<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Erro
 }
 
 pub(super) fn decoded<T: DeserializeOwned>(answer: &Answer) -> Result<T, RestError> {
-    match serde_json::from_slice(&answer.body) {
+    match object_from_json(&answer.body) {
         Ok(value) if answer.status.is_success() => Ok(value),
         _ => Err(unexpected(answer)),
     }
@@ -355,6 +356,6 @@ pub(super) fn message(answer: &Answer) -> Option<String> {
     if answer.status.is_success() {
         return None;
     }
-    let body: Body = serde_json::from_slice(&answer.body).ok()?;
+    let body: Body = object_from_json(&answer.body).ok()?;
     Some(body.message.chars().filter(|c| !c.is_control()).take(QUOTE_LIMIT).collect())
 }

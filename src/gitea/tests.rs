@@ -356,6 +356,20 @@ async fn only_giteas_own_answer_is_a_deletion() {
     }
 }
 
+/// A list has no names, and would do for any object.
+#[tokio::test]
+async fn a_list_in_place_of_an_object_is_no_answer_of_gitea() {
+    let (_server, client) =
+        served(|_| answer(404, "application/json", r#"["Runner not found"]"#)).await;
+    let error = client.delete_runner(&Scope::Instance, 5).await.unwrap_err();
+    assert!(matches!(error, RestError::Unexpected(StatusCode::NOT_FOUND, _)), "{error}");
+    let (_server, client) = served(|_| answer(200, "application/json", r#"["1.26.0"]"#)).await;
+    assert!(client.version().await.is_err());
+    let (_server, client) =
+        served(|_| answer(200, "application/json", r#"[[[5,"a",[],"x",true,false]],1]"#)).await;
+    assert!(client.list_once(&Scope::Instance).await.is_err());
+}
+
 #[tokio::test]
 async fn rest_refusals_say_what_to_set() {
     let org = Scope::Org("acme".into());

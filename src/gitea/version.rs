@@ -7,6 +7,7 @@ use hyper::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
 use super::{GiteaClient, RestError};
+use crate::connect::codec::object_from_json;
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -24,7 +25,7 @@ impl GiteaClient {
         if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Ok(None);
         }
-        match serde_json::from_slice::<Body>(&answer.body) {
+        match object_from_json::<Body>(&answer.body) {
             Ok(body) if answer.status.is_success() => {
                 Ok(Some(body.version.chars().filter(|c| !c.is_control()).take(80).collect()))
             }

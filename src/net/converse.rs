@@ -62,7 +62,9 @@ pub(super) async fn converse(
             match opened {
                 Opened::Tls { stream, http2: false } => service.http1(stream, &stop).await,
                 Opened::Tls { stream, http2: true } => service.http2(stream, &stop, &signs).await,
-                Opened::Plain(stream) => return http::answer_plain(stream, plain_http()).await,
+                Opened::Plain(stream) => {
+                    return http::answer_plain(stream, plain_http(), stop.cancelled()).await;
+                }
                 Opened::Nothing => return,
             }
         }

@@ -173,8 +173,12 @@ pub(crate) async fn idle(limit: Duration, begun: &AtomicUsize, in_hand: &TaskTra
     }
 }
 
-/// Answers whoever speaks plain HTTP where TLS is spoken.
-pub(crate) async fn answer_plain(stream: TcpStream, answer: Response<Bytes>) {
+/// Answers whoever speaks plain HTTP where TLS is spoken, until `stop` at most.
+pub(crate) async fn answer_plain(
+    stream: TcpStream,
+    answer: Response<Bytes>,
+    stop: impl Future<Output = ()>,
+) {
     let answer = Arc::new(answer);
     let service = service_fn(move |_| {
         let answer = (*answer).clone().map(Full::new);
@@ -182,6 +186,69 @@ pub(crate) async fn answer_plain(stream: TcpStream, answer: Response<Bytes>) {
     });
     let mut http = http1(PLAIN_LIMIT, &Limits::default());
     http.keep_alive(false);
-    // Whether it is read is the client's business.
-    let _ = timeout(PLAIN_LIMIT, http.serve_connection(TokioIo::new(stream), service)).await;
+    let answered = timeout(PLAIN_LIMIT, http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // Whether it is read is the client's business.
+        _ = answered => {}
+        () = stop => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn request(uri: &str, headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap()
+    }
+
+    fn values<'r>(request: &'r Request<()>, name: &str) -> Vec<&'r str> {
+        request.headers().get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_authority_is_the_host_and_cookies_are_one_line() {
+        let mut plain = request("https://Broker:8443/a", &[("cookie", "a=1"), ("cookie", "b=2")]);
+        as_http1(&mut plain).unwrap();
+        assert_eq!(values(&plain, "host"), ["Broker:8443"]);
+        assert_eq!(values(&plain, "cookie"), ["a=1; b=2"]);
+        // The same host twice, in any case of letters, is one.
+        let mut both = request("https://broker/a", &[("host", "BROKER"), ("cookie", "a=1")]);
+        as_http1(&mut both).unwrap();
+        assert_eq!(values(&both, "host"), ["broker"]);
+        assert_eq!(values(&both, "cookie"), ["a=1"]);
+        let mut host_alone = request("/a", &[("host", "broker")]);
+        as_http1(&mut host_alone).unwrap();
+        assert_eq!(values(&host_alone, "host"), ["broker"]);
+        for hosts in [&[("host", "other")][..], &[("host", "broker"), ("host", "other")]] {
+            assert!(as_http1(&mut request("https://broker/a", hosts)).is_err());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_where_nothing_is_in_hand_and_nothing_began() {
+        const LIMIT: Duration = Duration::from_secs(120);
+        let (begun, in_hand) = (AtomicUsize::new(0), TaskTracker::new());
+        let start = Instant::now();
+        idle(LIMIT, &begun, &in_hand).await;
+        assert_eq!(start.elapsed().as_secs(), 120);
+        let busy = async {
+            // One that takes long, and another near the end of the next turn.
+            begun.fetch_add(1, Ordering::Relaxed);
+            let long = in_hand.token();
+            sleep(Duration::from_secs(500)).await;
+            drop(long);
+            sleep(Duration::from_secs(90)).await;
+            begun.fetch_add(1, Ordering::Relaxed);
+        };
+        let start = Instant::now();
+        tokio::join!(idle(LIMIT, &begun, &in_hand), busy);
+        assert_eq!(start.elapsed().as_secs(), 720, "the turns end at 600 and 720");
+    }
 }

@@ -13,8 +13,8 @@ use hyper::body::Incoming;
 use hyper::http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
+use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use tokio::time::timeout;
@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 pub use self::body::{OutBody, ReadError, read_limited};
 use self::breaker::Breaker;
+pub(crate) use self::error::CLIENT_CERTIFICATE;
 pub use self::error::{UpstreamError, UpstreamErrorKind};
 use super::tls::{self, TlsError};
 use crate::config;
@@ -149,7 +150,7 @@ impl Upstream {
         limit: Duration,
     ) -> Result<Response<Incoming>, UpstreamError> {
         let answer = match timeout(limit, self.0.pooled.request(request)).await {
-            Ok(answer) => answer.map_err(|error| UpstreamError::of(self.authority(), error)),
+            Ok(answer) => answer.map_err(|error| self.told(error)),
             Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
         };
         self.note(answer, limit)
@@ -172,7 +173,7 @@ impl Upstream {
         let answer = loop {
             match timeout(silence, sending.as_mut()).await {
                 Ok(answer) => {
-                    break answer.map_err(|error| UpstreamError::of(self.authority(), error));
+                    break answer.map_err(|error| self.told(error));
                 }
                 Err(_) if moved.swap(false, Ordering::Relaxed) => {}
                 Err(_) => break Err(UpstreamError::too_slow(self.authority(), silence, true)),
@@ -191,7 +192,7 @@ impl Upstream {
         self.pass()?;
         let connection = capture_connection(&mut request);
         let answer = match timeout(limit, self.0.fresh.request(request)).await {
-            Ok(answer) => answer.map_err(|error| UpstreamError::of(self.authority(), error)),
+            Ok(answer) => answer.map_err(|error| self.told(error)),
             Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
         };
         let answer = answer.map_err(|mut error| {
@@ -214,6 +215,10 @@ impl Upstream {
         if self.is_up() != up {
             self.0.up.store(up, Ordering::Relaxed);
         }
+    }
+
+    fn told(&self, error: legacy::Error) -> UpstreamError {
+        UpstreamError::of(self.authority(), self.0.scheme == Scheme::HTTPS, error)
     }
 
     fn pass(&self) -> Result<(), UpstreamError> {

@@ -33,14 +33,19 @@ pub fn may_pass(pass: Pass, path: &str) -> Result<(), ConnectError> {
     }
     };
     allowed(path)?;
-    match plain(path) {
-        Some(Cow::Borrowed(_)) => Ok(()),
-        Some(Cow::Owned(plain)) => allowed(&plain),
-        None => Err(refused(
+    let Some(plain) = plain(path) else {
+        return Err(refused(
             "this path may mean another one to a proxy: spell it plainly, or set the broker's listen.pass to \
              [\"all\"]"
                 .into(),
-        )),
+        ));
+    };
+    if let Cow::Owned(plain) = &plain {
+        allowed(plain)?;
+    }
+    match plain.contains(';') {
+        true => allowed(&without_parameters(&plain)),
+        false => Ok(()),
     }
 }
 
@@ -123,6 +128,10 @@ fn plain(path: &str) -> Option<Cow<'_, str>> {
     }
     let mut segments =
         plain.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    // One that is a parameter alone is no segment at all to some.
+    if plain.contains("/;") {
+        return None;
+    }
     let is_dots = |segment: &str| {
         let mut signs = segment.chars().filter(|c| !c.is_whitespace());
         signs.next() == Some('.')
@@ -136,6 +145,12 @@ fn plain(path: &str) -> Option<Cow<'_, str>> {
         return Some(Cow::Owned(format!("/{}", kept.join("/"))));
     }
     Some(plain)
+}
+
+/// The path as proxies see it that take what follows a `;` in a segment for a parameter.
+fn without_parameters(path: &str) -> String {
+    let names = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    names.collect::<Vec<_>>().join("/")
 }
 
 #[cfg(test)]
@@ -248,6 +263,9 @@ mod tests {
             "/acme%2fapp/info/refs/x/git-upload-pack",
             "/acme/app%2fsettings/info/refs",
             "/%61pi/v1/x",
+            "/user;/app/info/refs",
+            "/;x/user/info/refs",
+            "/%3bx/user/info/refs",
         ] {
             assert!(may_pass(JOBS, path).is_err(), "{path}");
         }

@@ -71,6 +71,17 @@ impl Binary {
         rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).unwrap();
     }
 
+    /// How many files and sockets it may have open from now on, besides those that it has.
+    pub(crate) fn limit_descriptors(&self, more: u64) {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count();
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let current = Some(open as u64 + more);
+        let nofile = rustix::process::Resource::Nofile;
+        let maximum = rustix::process::getrlimit(nofile).maximum;
+        let limit = rustix::process::Rlimit { current, maximum };
+        rustix::process::prlimit(Some(pid), nofile, limit).unwrap();
+    }
+
     /// Starts `serve` and waits for nothing.
     pub(crate) fn spawn(site: &Site, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_runner-broker"));

@@ -471,3 +471,36 @@ async fn where_file_descriptors_are_few_metrics_and_health_stay_up() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_file_descriptors_run_out_the_broker_waits_and_goes_on() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let binary = Binary::start(&site);
+    let mut before = Wire::dial(&binary.url).await;
+    before.say(GET).await;
+    assert_eq!(before.answer().await.unwrap().status, 404);
+    // The way to Gitea that is open by now is used again.
+    binary.limit_descriptors(0);
+    let mut waiting = Wire::dial(&binary.url).await;
+    waiting.say(GET).await;
+    binary.wait_for("no connection accepted; is the limit of open files reached?");
+    before.say(GET).await;
+    assert_eq!(before.answer().await.unwrap().status, 404, "who is connected is served");
+    binary.limit_descriptors(8);
+    assert_eq!(waiting.answer().await.unwrap().status, 404, "who waited is served");
+    assert!(hits(&metrics(&binary).await, "file_descriptors") >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_ends_after_its_time() {
+    let gitea = gitea();
+    let site = Site::new(&gitea).set("limits.idle_timeout", "1s");
+    let broker = Broker::start(&site).await;
+    let begun = Instant::now();
+    let mut wire = say(&broker, GET).await;
+    assert_eq!(wire.answer().await.unwrap().status, 404);
+    assert!(wire.rest().await.is_empty());
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    broker.stop().await;
+}

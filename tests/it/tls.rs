@@ -8,6 +8,7 @@ mod http2;
 mod reload;
 mod to_gitea;
 mod versions;
+mod wrapper;
 
 use runner_broker::sandbox::gitea::StandInGitea;
 use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};

@@ -1,5 +1,6 @@
 //! The rules of loading, from outside.
 
+mod limits;
 mod network;
 mod properties;
 mod runners;
@@ -199,7 +200,7 @@ fn unknown_names_are_errors_with_what_was_perhaps_meant() {
             "log.levl (variable RUNNER_BROKER__LOG__LEVL): is unknown: did you mean \
              RUNNER_BROKER__LOG__LEVEL?",
             "log.fromat (flag --set): is unknown: did you mean log.format?",
-            " (flag --set): is unknown: remove it, or correct its name",
+            "\"\" (flag --set): is unknown: remove it, or correct its name",
         ]
     );
 }

@@ -13,6 +13,10 @@ use crate::net::patient::BodyError;
 /// A caller that waits for less learns nothing of Gitea, which may just be busy.
 const TELLING: Duration = Duration::from_secs(2);
 
+/// What is missing where the other end asks for a certificate.
+pub(crate) const CLIENT_CERTIFICATE: &str = "where it asks for a client certificate, \
+    gitea.client_cert_file and gitea.client_key_file must name one of an authority that it knows";
+
 /// A request that got no answer. Its text is a sentence for the log and names what to check.
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
@@ -122,16 +126,16 @@ impl UpstreamError {
     }
 
     /// What the client says, told apart.
-    pub(super) fn of(gitea: &Authority, error: legacy::Error) -> Self {
+    pub(super) fn of(gitea: &Authority, tls: bool, error: legacy::Error) -> Self {
         // `canceled` means that the connection closed while the request still waited for it.
         let unwritten =
             error.is_connect() || cause::<hyper::Error>(&error).is_some_and(|e| e.is_canceled());
-        let (kind, sentence) = tell(gitea, &error);
+        let (kind, sentence) = tell(gitea, tls, &error);
         Self { kind, sent: !unwritten, retry_after: None, source: Some(error), sentence }
     }
 }
 
-fn tell(gitea: &Authority, error: &legacy::Error) -> (UpstreamErrorKind, String) {
+fn tell(gitea: &Authority, tls: bool, error: &legacy::Error) -> (UpstreamErrorKind, String) {
     if let Some(tls) = cause::<rustls::Error>(error) {
         return (UpstreamErrorKind::Tls, format!("no TLS with {gitea}: {}", tell_tls(tls)));
     }
@@ -164,10 +168,14 @@ fn tell(gitea: &Authority, error: &legacy::Error) -> (UpstreamErrorKind, String)
         );
         return (UpstreamErrorKind::Protocol, sentence);
     }
-    let sentence = format!(
+    let mut sentence = format!(
         "{gitea} closed the connection before it answered ({root}): look into Gitea's log, and into \
          that of a proxy in front of it"
     );
+    // In TLS 1.3, the request is on its way before the other end has looked at that.
+    if tls {
+        sentence = format!("{sentence}; {CLIENT_CERTIFICATE}");
+    }
     (UpstreamErrorKind::Reset, sentence)
 }
 
@@ -198,11 +206,7 @@ fn tell_tls(error: &rustls::Error) -> String {
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateExpired
             | AlertDescription::AccessDenied,
-        ) => format!(
-            "{error}; where it asks for a client certificate, gitea.client_cert_file and \
-             gitea.client_key_file must name one of an authority that it knows, and which has not \
-             expired"
-        ),
+        ) => format!("{error}; {CLIENT_CERTIFICATE}"),
         other => format!("{other}; check gitea.url, gitea.ca_file and Gitea's certificate"),
     }
 }

@@ -24,6 +24,11 @@ async fn it_is_shown_and_read_again() {
         let options = RegisterOptions::new(ENROLLMENT_TOKEN.into(), "one");
         let error = StandInRunner::new(&broker.url).register(&options).await.unwrap_err();
         assert_eq!(error.code, "unavailable", "{error}");
+        let error = StandInRunner::new(&broker.url).ping("one").await.unwrap_err();
+        assert!(
+            error.message.contains("gitea.client_cert_file and gitea.client_key_file"),
+            "{error}"
+        );
         broker.stop().await;
         assert!(gitea.journal().entries().is_empty(), "nothing was sent");
 
