@@ -9,6 +9,7 @@ use seccompiler::{
 };
 
 /// Which of the calls of one number.
+#[allow(dead_code, reason = "it is part of two sets of tests, and each uses some")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Which {
     /// All.

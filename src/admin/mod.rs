@@ -17,14 +17,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
+use crate::fault;
 use crate::lifecycle::Lifecycle;
 use crate::net::tls::{Certificates, Handshakes};
+use crate::telemetry::panics;
 pub use auth::Failures;
 pub(crate) use health::unready;
 use problem::Problem;
@@ -99,7 +103,19 @@ fn router(admin: Admin, page: Router<Admin>) -> Router {
     open.merge(page)
         .merge(closed)
         .layer(from_fn_with_state(admin.clone(), auth::identify))
+        .layer(from_fn(caught))
         .with_state(admin)
+}
+
+async fn caught(request: Request, next: Next) -> Response {
+    let answer = async {
+        fault::point("admin-asked");
+        next.run(request).await
+    };
+    panics::caught(answer).await.unwrap_or_else(|| {
+        let detail = "the broker's log tells what happened; whether it was done is not known";
+        Problem::internal(detail).into_response()
+    })
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {

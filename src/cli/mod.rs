@@ -21,8 +21,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
+use crate::telemetry::panics;
 pub use settings::SettingsArgs;
 
 /// Registration broker in front of Gitea's runners.
@@ -55,7 +58,11 @@ impl Cli {
     /// # Errors
     /// What to tell the user, and the exit code.
     pub fn run(self) -> Result<(), Failure> {
+        panics::hook();
         hide_memory();
+        if !matches!(self.command, Command::Run(_)) {
+            dump_no_core();
+        }
         match self.command {
             Command::Serve(args) => serve::run(args),
             Command::Run(args) => run::run(&args),
@@ -77,6 +84,13 @@ impl Cli {
 fn hide_memory() {
     // A kernel that does not know it runs the broker all the same.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Where the kernel dumps what is not dumpable all the same (`fs.suid_dumpable`). The wrapper hands its limits on to
+/// the runner, and so to jobs, which may want theirs.
+fn dump_no_core() {
+    let limit = getrlimit(Resource::Core);
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit });
 }
 
 /// Shows what the parser has to say: help is an answer, a usage error a failure.

@@ -23,6 +23,7 @@ pub(super) struct Layers {
     scopes: Option<Value>,
     runners: Option<Value>,
     problems: Vec<Problem>,
+    warnings: Vec<String>,
     incomplete: bool,
 }
 
@@ -40,6 +41,8 @@ pub(super) struct Merged {
     pub(super) runners: Option<Value>,
     /// What is wrong in single layers.
     pub(super) problems: Vec<Problem>,
+    /// What is a risk in them.
+    pub(super) warnings: Vec<String>,
     /// Whether a layer could not be read, so that what is missing may well be in it.
     pub(super) incomplete: bool,
 }
@@ -54,7 +57,14 @@ impl Layers {
     /// Adds a TOML file that must be there; `named_by` tells who named it.
     pub(super) fn file(&mut self, path: &Path, named_by: &str) {
         match fs::read_to_string(path).map(Zeroizing::new) {
-            Ok(text) => self.toml(&text, &format!("file {}", path.display())),
+            Ok(text) => {
+                self.toml(&text, &format!("file {}", path.display()));
+                if self.holds_secret()
+                    && let Some(open) = secret::open_to_all(path)
+                {
+                    self.warnings.push(format!("the settings file holds a secret, and {open}"));
+                }
+            }
             Err(error) => {
                 self.incomplete = true;
                 self.problem("config", named_by, secret::unreadable(path, &error));
@@ -118,8 +128,23 @@ impl Layers {
                 values.insert(format!("{section}.{key}"), value);
             }
         }
-        let Self { secrets, tokens, scopes, runners, problems, incomplete, .. } = self;
-        Merged { values, secrets, tokens, scopes, runners, problems, incomplete }
+        let Self { secrets, tokens, scopes, runners, problems, warnings, incomplete, .. } = self;
+        Merged { values, secrets, tokens, scopes, runners, problems, warnings, incomplete }
+    }
+
+    /// Whether a secret was given as text so far; the file is the first layer.
+    fn holds_secret(&self) -> bool {
+        fn holds(value: &Value) -> bool {
+            match &value.kind {
+                ValueKind::Table(table) => table.iter().any(|(key, value)| {
+                    matches!(key.as_str(), "token" | "registration_token" | "api_token")
+                        || holds(value)
+                }),
+                ValueKind::Array(values) => values.iter().any(holds),
+                _ => false,
+            }
+        }
+        !self.secrets.is_empty() || [&self.tokens, &self.scopes].into_iter().flatten().any(holds)
     }
 
     fn toml(&mut self, text: &str, origin: &String) {

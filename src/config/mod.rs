@@ -36,6 +36,6 @@ pub use load::{DEFAULT_FILE, Loaded, Sources, Used, load, load_admin};
 pub use pass::{Group, Groups, Pass};
 pub use problem::{Problem, Problems};
 pub use scope::Scope;
-pub(crate) use secret::{read as read_secret, unreadable};
+pub(crate) use secret::{open_to_all, read as read_secret, unreadable};
 pub use types::*;
 pub(crate) use value::Setting;

@@ -32,7 +32,8 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(mut merged: Merged) -> Self {
         let problems = std::mem::take(&mut merged.problems);
-        let (warnings, used, secrets) = (Vec::new(), Vec::new(), Vec::new());
+        let warnings = std::mem::take(&mut merged.warnings);
+        let (used, secrets) = (Vec::new(), Vec::new());
         Self { merged, problems, warnings, used, secrets }
     }
 

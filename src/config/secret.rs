@@ -28,16 +28,19 @@ pub(crate) fn read(path: &Path) -> Result<(SecretString, Option<String>), String
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| format!("{shown} is not UTF-8 text: write the secret alone into it"))?;
     let secret = checked(text).map_err(|wrong| format!("{shown} {wrong}"))?;
-    Ok((secret, is_open(path)))
+    Ok((secret, open_to_all(path)))
 }
 
-/// What to say of a file with a secret whose mode is a risk.
-pub(super) fn is_open(path: &Path) -> Option<String> {
-    let shown = path.display();
-    let open = stat(path).is_ok_and(|stat| stat.st_mode & 0o004 != 0);
-    open.then(|| {
-        format!("{shown} can be read by every user: take that away with chmod o-rwx {shown}")
-    })
+/// Tells what every user may do with a file, and how to end that.
+pub(crate) fn open_to_all(path: &Path) -> Option<String> {
+    let may = match stat(path).map_or(0, |stat| stat.st_mode & 0o006) {
+        0o004 => "read",
+        0o002 => "changed",
+        0o006 => "read and changed",
+        _ => return None,
+    };
+    let path = path.display();
+    Some(format!("{path} can be {may} by every user: take that away with chmod o-rwx {path}"))
 }
 
 /// A secret's text without the white space around it, if it is one line.
@@ -190,6 +193,11 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         let warning = read(file.path()).unwrap().1.unwrap();
         assert!(warning.contains("can be read by every user"), "{warning}");
+        for (mode, may) in [(0o602, "changed"), (0o666, "read and changed")] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let warning = read(file.path()).unwrap().1.unwrap();
+            assert!(warning.contains(&format!("can be {may} by every user")), "{warning}");
+        }
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(read(file.path()).unwrap().1, None);
     }

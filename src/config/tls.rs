@@ -88,7 +88,7 @@ fn warn(reader: &mut Reader, name: Name, pair: &Pair, expiry: Option<crate::net:
         );
         reader.warn(name.key(Part::Cert), &message);
     }
-    if let Some(open) = secret::is_open(&pair.key) {
+    if let Some(open) = secret::open_to_all(&pair.key) {
         reader.warn(name.key(Part::Key), &open);
     }
 }

@@ -16,7 +16,9 @@ pub mod splice;
 mod recorded;
 mod wire;
 
+use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
+use zeroize::Zeroizing;
 
 pub use codec::{Codec, decode, encode};
 pub use compression::{Encoding, gunzip, gzip};
@@ -26,6 +28,12 @@ pub use error::{Code, ConnectError};
 pub const RUNNER_UUID: HeaderName = HeaderName::from_static("x-runner-uuid");
 /// Carries a runner's token.
 pub const RUNNER_TOKEN: HeaderName = HeaderName::from_static("x-runner-token");
+
+/// A body that holds a secret: wiped when the last who has it lets go of it.
+#[must_use]
+pub fn wiped(body: Vec<u8>) -> Bytes {
+    Bytes::from_owner(Zeroizing::new(body))
+}
 
 /// A secret as a header's value, which no log shows; `None` where no header can carry it.
 #[must_use]

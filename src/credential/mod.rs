@@ -8,4 +8,4 @@ mod write;
 pub use labels::{MissingForms, full_labels, is_form};
 pub use path::{PathError, Pattern, Target};
 pub use runner_file::{NotARunnerFile, RunnerFile};
-pub use write::{FileError, Owner, Removed, read, remove, root_exists, write};
+pub use write::{FileError, Owner, Removed, is_there, read, remove, root_exists, write};

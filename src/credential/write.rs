@@ -162,6 +162,16 @@ pub fn read(target: &Target) -> Result<Option<RunnerFile>, FileError> {
     Ok(content.and_then(|content| RunnerFile::parse(&content).ok()))
 }
 
+/// Whether the file is there as it should be, and nobody may do more with it than they should.
+#[must_use]
+pub fn is_there(target: &Target, file: &RunnerFile, owner: Owner) -> bool {
+    let (_, name) = target.folders_and_file();
+    let Ok(Some(folder)) = open_folder(target, None) else { return false };
+    let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| stat.st_mode & 0o777 & !owner.mode == 0)
+        && matches!(read(target), Ok(Some(there)) if there.is(file))
+}
+
 /// What is there; `None` where there is none.
 fn content(
     folder: &OwnedFd,

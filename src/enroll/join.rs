@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::given::Wanted;
 use super::peer::{Leaving, Peer, RegisterError, Standing, in_our_words};
 use super::waiting::Waiting;
-use crate::config::Setting;
+use crate::config::{self, Setting};
 use crate::credential::{self, FileError, Removed, RunnerFile, Target};
 
 /// A runner file is far smaller.
@@ -208,7 +208,11 @@ fn read(target: &Target) -> Result<Option<RunnerFile>, JoinError> {
         Err(error) => return Err(wrong(std::io::Error::from(error).to_string())),
     };
     match file.metadata() {
-        Ok(meta) if meta.is_file() => {}
+        Ok(meta) if meta.is_file() => {
+            if let Some(open) = config::open_to_all(&path) {
+                warn!("the runner file holds the runner's token, and {open}");
+            }
+        }
         Ok(meta) if meta.is_dir() => return Err(wrong("is a folder: name the runner file".into())),
         Ok(_) => return Err(wrong("is not a regular file: remove it, or name another".into())),
         Err(error) => return Err(wrong(error.to_string())),

@@ -10,7 +10,7 @@ use super::labels;
 use crate::broker::Credentials;
 use crate::broker::deregistration::{Deletion, Proof, Step, after_delete, before_delete};
 use crate::connect::messages::RegisterRequest;
-use crate::connect::{Code, Codec, ConnectError, encode};
+use crate::connect::{Code, Codec, ConnectError, encode, wiped};
 use crate::credential::RunnerFile;
 use crate::gitea::{
     CallError, DeleteAnswer, GiteaClient, RegisterAnswer, RegisterFailure, RestError, token_scope,
@@ -140,7 +140,7 @@ impl Peer {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, Codec::Proto.header_value());
         headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
-        let body = encode(Codec::Proto, &request).into();
+        let body = wiped(encode(Codec::Proto, &request));
         request.token.zeroize();
         self.client.register(Codec::Proto, body, headers, token).await
     }

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
 use hyper::{HeaderMap, Uri};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::MutexGuard;
 use tracing::{debug, error, info, warn};
+use zeroize::Zeroize;
 
 use super::deregister::DeregisterError;
 use super::desk::{Answer, Landed};
@@ -20,8 +20,8 @@ use super::{Lifecycle, Live};
 use crate::broker::succession::{Newcomer, Pause, fits, rank};
 use crate::broker::{Credentials, Event, Intent, Origin, Reason, RecordState, What};
 use crate::config::{Address, Settings};
-use crate::connect::encode;
 use crate::connect::messages::{RegisterResponse, Runner};
+use crate::connect::{encode, wiped};
 use crate::fault;
 use crate::gitea::CallError;
 use crate::store::NewRunner;
@@ -127,7 +127,11 @@ impl Lifecycle {
             labels: key.labels.clone(),
             ephemeral: false,
         };
-        let body = Bytes::from(encode(key.codec, &RegisterResponse { runner: Some(runner) }));
+        let mut response = RegisterResponse { runner: Some(runner) };
+        let body = wiped(encode(key.codec, &response));
+        if let Some(runner) = &mut response.runner {
+            runner.token.zeroize();
+        }
         let registered_at = SystemTime::now();
         let new = NewRunner {
             credentials,

@@ -10,6 +10,7 @@ use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
+use zeroize::Zeroize;
 
 use super::desk::{Answer, Delivery, Entry, Landed};
 use super::enrollment::{Identified, Reservation};
@@ -19,7 +20,7 @@ use crate::broker::policy::Asks;
 use crate::broker::{Credentials, Event, Intent, Key, Origin, Record, RecordId, RecordState, What};
 use crate::config::Scope;
 use crate::connect::messages::RegisterRequest;
-use crate::connect::{Code, ConnectError, encode, splice};
+use crate::connect::{Code, ConnectError, encode, splice, wiped};
 use crate::fault;
 use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal, RestError};
 use crate::proxy::Limit;
@@ -209,8 +210,7 @@ impl Lifecycle {
         }
         let with_token = |token: &SecretString| {
             let token = token.expose_secret();
-            splice::register_request(intent.key.codec, &body, token, &intent.label())
-                .map(Bytes::from)
+            splice::register_request(intent.key.codec, &body, token, &intent.label()).map(wiped)
         };
         let answer = self
             .ask(&intent, with_token, headers)
@@ -280,14 +280,16 @@ impl Lifecycle {
     ) -> Result<Credentials, (Outcome, ConnectError)> {
         let Key { name, labels, ephemeral, codec, .. } = &intent.key;
         let message = |token: &SecretString| {
-            let request = RegisterRequest {
+            let mut request = RegisterRequest {
                 name: name.clone(),
                 token: token.expose_secret().to_owned(),
                 version: intent.version.clone(),
                 labels: labels.iter().cloned().chain([intent.label()]).collect(),
                 ephemeral: *ephemeral,
             };
-            Ok(encode(*codec, &request).into())
+            let body = wiped(encode(*codec, &request));
+            request.token.zeroize();
+            Ok(body)
         };
         let mut headers = HeaderMap::new();
         headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
@@ -325,7 +327,7 @@ impl Lifecycle {
         let label = intent.label();
         // An answer that was understood once is understood twice.
         let body = match splice::without_label(intent.key.codec, &body, &label) {
-            Ok(body) => Bytes::from(body),
+            Ok(body) => wiped(body),
             Err(_) => body,
         };
         let credentials =

@@ -101,8 +101,7 @@ impl Lifecycle {
             gid: settings.credentials.gid,
         };
         let written = tokio::task::spawn_blocking(move || {
-            let there = credential::read(&target);
-            if matches!(&there, Ok(Some(there)) if there.is(&file)) {
+            if credential::is_there(&target, &file, owner) {
                 return Ok(false);
             }
             credential::write(&target, &file, owner).map(|()| true)

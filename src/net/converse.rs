@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use super::patient::BodyError;
 use super::progress::{Line, Progress, Stopped};
 use super::streams;
 use super::tls::{Handshakes, Opened, PLAIN_HTTP};
-use super::told::{Signs, Told};
+use super::told::Told;
 use crate::config::Limits;
 use crate::connect::{Code, ConnectError};
 use crate::proxy::{Connection, Limit, Proxy, ProxyBody, RequestPlace};
@@ -43,8 +43,7 @@ pub(super) async fn converse(
     connection: Arc<Connection>,
     stop: CancellationToken,
 ) {
-    let signs = Arc::<Signs>::default();
-    let told = |stream, tls| Told::new(stream, tls, Arc::clone(&signs));
+    let broken = Arc::new(AtomicBool::new(false));
     let service = Service {
         limits: proxy.limits(),
         proxy,
@@ -53,23 +52,16 @@ pub(super) async fn converse(
         progress: Arc::default(),
     };
     let ended = match handshakes {
-        None => service.http1(told(stream, false), &stop).await,
+        None => service.http1(Told::new(stream, false, Arc::clone(&broken)), &stop).await,
+        // In a box, so that a connection without TLS has no room for what that needs.
         Some(handshakes) => {
-            let opened = tokio::select! {
-                opened = handshakes.open(stream, connection.peer.ip(), |stream| told(stream, true)) => opened,
-                () = stop.cancelled() => Opened::Nothing,
-            };
-            match opened {
-                Opened::Tls { stream, http2: false } => service.http1(stream, &stop).await,
-                Opened::Tls { stream, http2: true } => service.http2(stream, &stop, &signs).await,
-                Opened::Plain(stream) => {
-                    return http::answer_plain(stream, plain_http(), stop.cancelled()).await;
-                }
-                Opened::Nothing => return,
+            match Box::pin(service.tls(stream, &handshakes, Arc::clone(&broken), &stop)).await {
+                Some(ended) => ended,
+                None => return,
             }
         }
     };
-    let cleanly = took_all(ended.as_ref()) && !signs.is_broken();
+    let cleanly = took_all(ended.as_ref()) && !broken.load(Ordering::Relaxed);
     if !cleanly {
         let error = ended.and_then(Result::err);
         debug!(peer = %connection.peer, ?error, "connection broke off");
@@ -89,6 +81,30 @@ struct Service {
 }
 
 impl Service {
+    /// `None`: no request came.
+    async fn tls(
+        self,
+        stream: TcpStream,
+        handshakes: &Handshakes,
+        broken: Arc<AtomicBool>,
+        stop: &CancellationToken,
+    ) -> Option<Option<hyper::Result<()>>> {
+        let told = |stream| Told::new(stream, true, broken);
+        let opened = tokio::select! {
+            opened = handshakes.open(stream, self.connection.peer.ip(), told) => opened,
+            () = stop.cancelled() => return None,
+        };
+        match opened {
+            Opened::Tls { stream, http2: false } => Some(self.http1(stream, stop).await),
+            Opened::Tls { stream, http2: true } => Some(self.http2(stream, stop).await),
+            Opened::Plain(stream) => {
+                http::answer_plain(stream, plain_http(), stop.cancelled()).await;
+                None
+            }
+            Opened::Nothing => None,
+        }
+    }
+
     async fn http1(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -106,21 +122,17 @@ impl Service {
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
         stop: &CancellationToken,
-        signs: &Arc<Signs>,
     ) -> Option<hyper::Result<()>> {
         let line = Line::new(stream, false, Arc::clone(&self.progress));
-        let last = Arc::new(AtomicUsize::new(0));
-        let handed_over = HandedOver { last: Arc::clone(&last), signs: Arc::clone(signs) };
         let begun = Arc::new(AtomicUsize::new(0));
         let (counted, served) = (Arc::clone(&begun), self.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             counted.fetch_add(1, Ordering::Relaxed);
             let taken = http::as_http1(&mut request);
             let answer = served.serve(request);
-            let handed_over = handed_over.clone();
             async move {
                 match taken {
-                    Ok(()) => answer.await.map(|answer| answer.map(|body| body.with(handed_over))),
+                    Ok(()) => answer.await,
                     Err(why) => Ok(refusal(why)),
                 }
             }
@@ -134,14 +146,7 @@ impl Service {
                 () = http::idle(self.idle(), &begun, &self.requests) => {}
             }
         };
-        let ended = self.attend(conversation, stop).await;
-        // A process that ends says no farewell, neither in TLS nor in HTTP/2. It has all that it asked for
-        // where everything was written before it went.
-        let written = signs.writes() > last.load(Ordering::Acquire);
-        match ended {
-            Some(Err(_)) if signs.is_ended() && self.requests.is_empty() && written => Some(Ok(())),
-            ended => ended,
-        }
+        self.attend(conversation, stop).await
     }
 
     fn idle(&self) -> Duration {
@@ -233,29 +238,11 @@ fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
 struct Answer {
     body: ProxyBody,
     _held: Option<Held>,
-    _handed_over: Option<HandedOver>,
 }
 
 impl Answer {
     fn new(body: ProxyBody, held: Option<Held>) -> Self {
-        Self { body, _held: held, _handed_over: None }
-    }
-
-    fn with(self, handed_over: HandedOver) -> Self {
-        Self { _handed_over: Some(handed_over), ..self }
-    }
-}
-
-/// Dropped when an answer of HTTP/2 was handed over: what is written after that holds the rest of it.
-#[derive(Clone)]
-struct HandedOver {
-    last: Arc<AtomicUsize>,
-    signs: Arc<Signs>,
-}
-
-impl Drop for HandedOver {
-    fn drop(&mut self) {
-        self.last.fetch_max(self.signs.writes(), Ordering::Release);
+        Self { body, _held: held }
     }
 }
 

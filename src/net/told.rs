@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -13,54 +13,22 @@ use tokio::net::TcpStream;
 /// to the library above, but its last answer may not have been read.
 pub(super) struct Told {
     stream: TcpStream,
-    signs: Arc<Signs>,
+    broken: Arc<AtomicBool>,
     /// TLS is spoken on it.
     tls: bool,
 }
 
-/// What is remembered of a connection.
-#[derive(Default)]
-pub(super) struct Signs {
-    broken: AtomicBool,
-    ended: AtomicBool,
-    writes: AtomicUsize,
-}
-
-impl Signs {
-    /// The other end reset it.
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
-    }
-
-    /// The other end closed its side, in order as far as TCP goes.
-    pub(super) fn is_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    /// How often something was written so far; counted below TLS only.
-    pub(super) fn writes(&self) -> usize {
-        self.writes.load(Ordering::Acquire)
-    }
-}
-
 impl Told {
-    /// Tells `signs`.
-    pub(super) fn new(stream: TcpStream, tls: bool, signs: Arc<Signs>) -> Self {
-        Self { stream, signs, tls }
+    /// Tells `broken`.
+    pub(super) fn new(stream: TcpStream, tls: bool, broken: Arc<AtomicBool>) -> Self {
+        Self { stream, broken, tls }
     }
 
     fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(_)) = &result {
-            self.signs.broken.store(true, Ordering::Relaxed);
+            self.broken.store(true, Ordering::Relaxed);
         }
         result
-    }
-
-    fn note_write(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if self.tls && result.is_ready() {
-            self.signs.writes.fetch_add(1, Ordering::Release);
-        }
-        self.note(result)
     }
 }
 
@@ -70,11 +38,7 @@ impl AsyncRead for Told {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before {
-            self.signs.ended.store(true, Ordering::Relaxed);
-        }
         self.note(read)
     }
 }
@@ -86,7 +50,7 @@ impl AsyncWrite for Told {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note_write(written)
+        self.note(written)
     }
 
     fn poll_write_vectored(
@@ -95,7 +59,7 @@ impl AsyncWrite for Told {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.note_write(written)
+        self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -9,6 +9,7 @@ use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_T
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tracing::{error, info, warn};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::answer::Caller;
 use super::body::ProxyBody;
@@ -135,10 +136,12 @@ impl Proxy {
         connection: &Connection,
         call: Call,
     ) -> Result<Response<ProxyBody>, ConnectError> {
-        let request: RegisterRequest = decode(call.codec, &call.message)
+        let mut request: RegisterRequest = decode(call.codec, &call.message)
             .inspect_err(|error| self.malformed(Route::Register, connection, &error.message))?;
         let peer = self.peer(connection, &call.parts.headers);
-        let token = self.lifecycle.admit(&request, peer)?;
+        let admitted = self.lifecycle.admit(&request, peer);
+        request.token.zeroize();
+        let token = admitted?;
         let Parts { headers: mut passed, .. } = call.parts;
         let dialled = headers::dialled(&passed);
         headers::clean_request(&mut passed);
@@ -248,7 +251,8 @@ impl Proxy {
             .inspect_err(|error| self.malformed(Route::Deregister, connection, &error.message))?;
         let lifecycle = &self.lifecycle;
         let peer = self.peer(connection, &call.parts.headers);
-        let token = request.token.as_bytes();
+        let presented = Zeroizing::new(request.token);
+        let token = presented.as_bytes();
         let record = match lifecycle.roster.authenticate(&request.uuid, token) {
             Some(live) => {
                 // The runner asks itself, so whatever it had in hand will not be done.

@@ -22,9 +22,11 @@ use super::wrong_word::WrongWords;
 use crate::broker::forwarded::is_within;
 use crate::config::Limits;
 use crate::connect::{Code, Codec, ConnectError, RUNNER_UUID};
+use crate::fault;
 use crate::lifecycle::{Lifecycle, Live};
 use crate::net::Upstream;
 use crate::telemetry::metrics::Rejection;
+use crate::telemetry::panics;
 
 /// What serves the runners' listener.
 pub struct Proxy {
@@ -74,6 +76,24 @@ impl Proxy {
         connection: Arc<Connection>,
         request: Request<Incoming>,
     ) -> (Response<ProxyBody>, Option<RequestPlace>) {
+        match panics::caught(self.handle(connection, request)).await {
+            Some(answer) => answer,
+            None => {
+                let error = ConnectError::new(
+                    Code::Internal,
+                    "the broker failed at this call; its log says where",
+                );
+                (refuse(error), None)
+            }
+        }
+    }
+
+    async fn handle(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> (Response<ProxyBody>, Option<RequestPlace>) {
+        fault::point("request-begun");
         let begun = Instant::now();
         let class = classify(request.uri().path(), self.upstream.base_path());
         let (Class::Plain(route) | Class::Disguised(route)) = class;

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::holder;
@@ -57,8 +59,9 @@ pub enum StoreError {
     },
     /// The file is damaged, or no database at all.
     #[error(
-        "the store {} is damaged or no database ({detail}): put a backup in its place, or move it away; with a new \
-         store, the runners of the old one go on working, but the broker no longer knows them and deregisters none", path.display()
+        "the store {} is damaged, or no database, or its disk fails ({detail}): look for disk errors in the system's \
+         log, put a backup in its place, or move it away; with a new store, the runners of the old one go on working, \
+         but the broker no longer knows them and deregisters none", path.display()
     )]
     Corrupt {
         /// Which file.
@@ -149,6 +152,12 @@ impl StoreError {
                 Self::Corrupt { path, detail }
             }
             Some(ErrorCode::DiskFull) => Self::Full { path },
+            // SQLite opens such a file all the same, and fails later.
+            Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)
+                if matches!(access(&path, Access::WRITE_OK), Err(Errno::ROFS | Errno::ACCESS)) =>
+            {
+                Self::ReadOnly { path, user: own_user() }
+            }
             Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => Self::Io { path, detail },
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path, user: own_user() },
             _ => Self::Sql { path, source: error },

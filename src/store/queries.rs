@@ -14,6 +14,7 @@ use super::{Adopted, KeptAnswer, NewRunner, StoredIntent, Touch, events, tokens}
 use crate::broker::orphan::Trace;
 use crate::broker::{Credentials, Event, Intent, Reason, Record, RecordId, RecordState};
 use crate::config::Scope;
+use crate::connect::wiped;
 
 /// How long an ended record is kept, so that a second Deregister gets the same answer; an ended token likewise.
 pub(super) const KEEP_ENDED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -286,7 +287,7 @@ pub(super) fn answer(c: &Connection, id: RecordId) -> Result<Option<Bytes>> {
     c.prepare_cached("SELECT answer FROM answers WHERE record_id = ?")?
         .query_row([id.0], |row| row.get::<_, Vec<u8>>(0))
         .optional()
-        .map(|answer| answer.map(Bytes::from))
+        .map(|answer| answer.map(wiped))
 }
 
 pub(super) fn declare(

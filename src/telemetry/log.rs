@@ -26,6 +26,8 @@ where
     // Libraries below us may show headers, and so tokens, in their finer levels: they stay at info.
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::INFO))
+        // It warns of frames that a client makes up, as many as that likes.
+        .with_target("h2", level.min(LevelFilter::ERROR))
         .with_target("runner_broker", level);
     let layer = tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false);
     let layer = match settings.format {

@@ -126,7 +126,9 @@ fn declared_tokens_are_shown_with_what_they_set() {
          [[enrollment.tokens]]\nname = \"guest\"\ntoken = \"{CANARY}-of-guest\"\n\
          kind = \"single_use\"\nexpires_at = 2020-01-01T00:00:00+02:00\n"
     );
-    fs::write(folder.path().join("tokens.toml"), tokens).unwrap();
+    let path = folder.path().join("tokens.toml");
+    fs::write(&path, tokens).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let shown = check(&folder, &["--config", "tokens.toml"], &[]);
     let told: Vec<_> =
         shown.lines().filter(|line| line.starts_with("e") || line.starts_with("warning")).collect();

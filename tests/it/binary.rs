@@ -35,6 +35,20 @@ impl Binary {
         Self::spawn(site, environment).listening()
     }
 
+    /// Waits until it listens; `None` where it ended, and said what to do.
+    pub(crate) fn listening_or_ended(mut self) -> Option<Self> {
+        let until = Instant::now() + PATIENCE;
+        while !self.lines().iter().any(|line| line["message"] == "listening") {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert_eq!(status.code(), Some(69), "{}", self.log_text());
+                return None;
+            }
+            assert!(Instant::now() < until, "it does not start:\n{}", self.log_text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(self.listening())
+    }
+
     fn listening(mut self) -> Self {
         let line = self.wait_for("listening");
         self.url = format!("http://{}", line["runners"].as_str().unwrap());

@@ -5,8 +5,9 @@
 //! The choices come from seeds; the timing is the system's own. `RUNNER_BROKER_CRASHES` says how many
 //! crashes there are to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use runner_broker::sandbox::gitea::StandInGitea;
@@ -40,10 +41,13 @@ enum Work {
 
 /// With an API token.
 const STEPS: &[(Work, &str)] = &[
+    (Work::Register, "request-begun"),
     (Work::Register, "register-begun"),
     (Work::Register, "intent-stored"),
     (Work::Register, "gitea-answered"),
     (Work::Register, "credentials-stored"),
+    (Work::Register, "file-filled"),
+    (Work::Register, "file-replaced"),
     (Work::Register, "file-written"),
     (Work::Leave, "deregistering-stored"),
     (Work::Leave, "runner-deleted"),
@@ -72,6 +76,8 @@ const STEPS: &[(Work, &str)] = &[
 const STEPS_OF_PARKING: &[(Work, &str)] = &[
     (Work::Register, "register-begun"),
     (Work::Register, "credentials-stored"),
+    (Work::Register, "file-filled"),
+    (Work::Register, "file-replaced"),
     (Work::Register, "file-written"),
     (Work::Register, "hand-on-proved"),
     (Work::Leave, "park-stored"),
@@ -82,6 +88,42 @@ const STEPS_OF_PARKING: &[(Work, &str)] = &[
     (Work::End, "flushed"),
     (Work::End, "store-closed"),
 ];
+
+/// Points at which a broker dies or panics in a test of their own.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("token-deleted", include_str!("crash.rs")),
+    ("admin-asked", include_str!("faults.rs")),
+    ("runner-declared", include_str!("declared_runners.rs")),
+];
+
+/// All names of points in the source.
+fn points(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            points(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = std::fs::read_to_string(path).unwrap();
+            let names = text.split("fault::point(\"").skip(1);
+            found.extend(names.map(|rest| rest.split('"').next().unwrap().to_owned()));
+        }
+    }
+}
+
+/// In each test, a broker that does not pass its point fails it.
+#[test]
+fn at_every_point_a_broker_is_killed() {
+    let mut found = BTreeSet::new();
+    points(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    let steps = [STEPS, STEPS_OF_PARKING].concat();
+    let mut killed: BTreeSet<_> =
+        steps.iter().map(|(_, step)| step.split(':').next().unwrap().to_owned()).collect();
+    for (point, test) in ELSEWHERE {
+        assert!(test.contains(&format!("\"{point}\"")), "{point}");
+        killed.insert((*point).to_owned());
+    }
+    assert_eq!(found, killed);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn however_often_a_broker_is_killed_nothing_is_lost() {
@@ -107,9 +149,12 @@ async fn however_often_a_broker_is_killed_nothing_is_lost() {
     for ((work, step), count) in &survived {
         println!("{count:>5} crashes: {work:?} {step}");
     }
-    let survived: u64 = survived.values().sum();
-    assert!(survived >= wanted);
-    println!("{survived} crashes survived, and nothing was lost");
+    let survived_in_all: u64 = survived.values().sum();
+    assert!(survived_in_all >= wanted);
+    for step in [STEPS, STEPS_OF_PARKING].concat() {
+        assert!(wanted < 80 || survived.contains_key(&step), "{step:?} came in no turn");
+    }
+    println!("{survived_in_all} crashes survived, and nothing was lost");
 }
 
 /// A Gitea, a broker's store, and those who run runners.
@@ -136,12 +181,20 @@ impl Scene {
         let mut scene =
             Self { gitea, site, dice: Dice(seed), runners: vec![], left: vec![], made: 0 };
         let steps = if parks { STEPS_OF_PARKING } else { STEPS };
+        // Where the sites of its kind before this one have ended.
+        let done = match parks {
+            true => seed / 4 * CRASHES_A_SITE,
+            false => (seed - seed / 4) * (CRASHES_A_SITE - CRASHES_A_SITE / 5),
+        };
+        let mut in_turn = steps.iter().cycle().skip(done as usize % steps.len());
         let mut survived = Vec::new();
         for number in 0..CRASHES_A_SITE {
             // In turn, so that each comes often enough; now and then at no chosen step.
-            let turn = (seed / 4 * CRASHES_A_SITE + number) as usize;
-            let (work, step) = steps[turn % steps.len()];
-            let by_chance = !parks && scene.dice.roll(5) == 0;
+            let by_chance = !parks && number % 5 == 4;
+            let (work, step) = match by_chance {
+                true => scene.dice.one_of(steps),
+                false => *in_turn.next().expect("it has no end"),
+            };
             scene.prepare(work, step).await;
             let asks_again = scene.crash(work, (!by_chance).then_some(step)).await;
             scene.goes_on(asks_again).await;
@@ -250,6 +303,12 @@ impl Scene {
             assert!(record.file.is_some(), "{} has no file\n{}", record.name, known());
             let held = self.runners.iter().any(|runner| runner.name == record.name);
             assert!(held || self.left.contains(&record.name), "{}\n{}", record.name, known());
+        }
+        // No crash leaves a half of a file beside it.
+        for folder in std::fs::read_dir(self.site.path("runners")).unwrap() {
+            for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+                assert_eq!(file.unwrap().file_name(), ".runner");
+            }
         }
         broker.stop().await;
     }

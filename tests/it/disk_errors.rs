@@ -16,7 +16,7 @@ const WRITES: u64 = 30;
 /// What one page takes in the store's log.
 const A_WRITE: u64 = 4096 + 24;
 
-async fn join(url: &str, name: &str) -> Result<Runner, RpcError> {
+pub(crate) async fn join(url: &str, name: &str) -> Result<Runner, RpcError> {
     let options = RegisterOptions::new(ENROLLMENT_TOKEN.into(), name);
     StandInRunner::new(url).register(&options).await
 }
@@ -39,7 +39,7 @@ async fn until_it_joins(binary: &Binary, name: &str) -> Runner {
     }
 }
 
-async fn goes_on(gitea: &StandInGitea, broker: &Broker, runner: &Runner) {
+pub(crate) async fn goes_on(gitea: &StandInGitea, broker: &Broker, runner: &Runner) {
     let runner = runner.moved_to(&broker.url);
     let until = Instant::now() + PATIENCE;
     while let Err(error) = runner.declare(&["host"]).await {

@@ -69,8 +69,32 @@ async fn a_second_broker_on_one_store_is_refused() {
         .unwrap();
     assert_eq!(second.status.code(), Some(69));
     let text = String::from_utf8(second.stderr).unwrap();
-    let holder = format!("in use by process {} on the host", first.pid());
+    let holder = format!("in use by process {} on the host ", first.pid());
     assert!(text.contains("state.db") && text.contains(&holder), "{text}");
     assert!(text.contains("only one broker may run on it"), "{text}");
     StandInRunner::new(&first.url).ping("the first is unharmed").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_broker_on_one_admin_socket_is_refused() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let mut first = Binary::start(&site);
+    let socket = site.path("admin.sock").to_str().unwrap().to_owned();
+    let other = Site::new(&gitea).set("admin.socket", &socket);
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_runner-broker"))
+        .arg("serve")
+        .env_clear()
+        .envs(other.environment())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(69));
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert!(text.contains(&socket) && text.contains("admin.socket"), "{text}");
+    assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok(), "the first still listens");
+    // What was killed leaves its socket behind, and the next takes it.
+    first.kill(Unix::KILL);
+    first.ended();
+    assert!(site.path("admin.sock").exists());
+    Binary::start(&other);
 }

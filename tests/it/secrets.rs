@@ -368,18 +368,31 @@ async fn neither_the_finest_log_nor_the_process_shows_a_secret() {
         let answer = admin.send(hyper::Method::GET, page, &[], "").await.unwrap();
         life.spared(page, &String::from_utf8_lossy(&answer.body));
     }
+    let left = gitea.runners().first().unwrap().id.to_string();
     for command in [
         &["status"][..],
+        &["status", "--json"],
+        &["runner", "list"],
         &["runner", "list", "--json"],
+        &["runner", "show", &left],
+        &["runner", "show", &left, "--json"],
+        &["token", "list"],
         &["token", "list", "--json"],
+        &["token", "show", "team"],
+        &["token", "show", "team", "--json"],
+        &["events"],
         &["events", "--json"],
         &["check"],
+        &["check", "--json"],
+        &["check", "--online"],
+        &["check", "--online", "--json"],
     ] {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_runner-broker"))
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_runner-broker"))
             .args(command)
             .env_clear()
             .envs(site.environment())
             .output()
+            .await
             .unwrap();
         assert!(output.status.success() && !output.stdout.is_empty(), "{output:?}");
         for text in [output.stdout, output.stderr] {

@@ -144,6 +144,28 @@ async fn a_declared_runners_file_comes_as_soon_as_the_way_is_free() {
     }
 }
 
+#[tokio::test]
+async fn a_file_that_others_may_read_is_closed_again() {
+    let gitea = gitea();
+    let site = Site::new(&gitea)
+        .set("listen.public_url", "http://broker:8080")
+        .set("shutdown.deregister", "none");
+    site.write_config("[[runners]]\nname = \"one\"\nlabels = [\"host:host\"]\n");
+    let path = site.runner_file("one");
+    for mode in [0o644, 0o602, 0o777] {
+        let broker = Broker::start(&site).await;
+        eventually("it is written", async || is_whole(&path)).await;
+        let before = runner_file(&path);
+        broker.stop().await;
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let broker = Broker::start(&site).await;
+        eventually("it is closed", async || is_whole(&path)).await;
+        assert_eq!(runner_file(&path), before, "{mode:o}");
+        broker.stop().await;
+    }
+    assert_eq!(gitea.runners().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_that_vanishes_costs_files_alone() {
     let gitea = gitea();

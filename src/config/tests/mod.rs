@@ -9,7 +9,8 @@ mod secrets;
 mod tls;
 mod tokens;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ impl Case {
 
     fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // Secrets may be in it.
+        let path = folder.path().join("config.toml");
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).unwrap();
         Self { folder, toml: String::new(), environment: Vec::new(), flags: Vec::new() }
     }
 

@@ -39,6 +39,36 @@ fn a_secret_given_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
+fn a_settings_file_with_a_secret_in_it_is_for_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+    let with = |text: &str, mode: u32| {
+        let case = Case::minimal().toml(text);
+        let path = case.folder.path().join("config.toml");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let warnings = case.good().warnings;
+        warnings.into_iter().find(|warning| warning.starts_with("the settings file"))
+    };
+    let secrets = [
+        "[gitea]\napi_token = \"canary\"\n".to_owned(),
+        format!(
+            "[[enrollment.tokens]]\nname = \"a\"\ntoken = \"{}\"\n",
+            ENROLLMENT.replace("canary", "other")
+        ),
+        "[[gitea.scopes]]\nscope = \"org:a\"\nregistration_token = \"canary-a\"\n".to_owned(),
+    ];
+    for text in &secrets {
+        for (mode, may) in [(0o644, "read"), (0o666, "read and changed"), (0o602, "changed")] {
+            let warning = with(text, mode).expect(text);
+            assert!(warning.contains(&format!("can be {may} by every user")), "{warning}");
+            assert!(warning.contains("chmod o-rwx /"), "{warning}");
+            assert!(!warning.contains("canary"), "{warning}");
+        }
+        assert_eq!(with(text, 0o640), None);
+    }
+    assert_eq!(with("[log]\nlevel = \"info\"\n", 0o644), None, "it holds none");
+}
+
+#[test]
 fn the_enrollment_token_is_long_visible_and_the_brokers_own() {
     const NAME: &str = "RUNNER_BROKER__ENROLLMENT__TOKEN";
     const ORIGIN: &str = "enrollment.token (variable RUNNER_BROKER__ENROLLMENT__TOKEN):";

@@ -3,8 +3,6 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use rusqlite::ffi;
-
 use super::*;
 
 fn mode(path: &Path) -> u32 {
@@ -43,53 +41,6 @@ async fn one_process_at_a_time() {
     Store::open(&path).unwrap().writable().await.unwrap();
 }
 
-/// Whatever of it is damaged: it is refused with a way out, or it works.
-#[tokio::test]
-async fn a_damaged_file_is_refused_with_a_way_out() {
-    let (folder, path) = place();
-    let store = Store::open(&path).unwrap();
-    for number in 0..40 {
-        let nonce = format!("n{number}");
-        store.insert_intent(intent(&nonce, Scope::Instance)).await.unwrap();
-        store.complete(new_runner(&nonce)).await.unwrap();
-    }
-    store.close().await.unwrap();
-    let sound = fs::read(&path).unwrap();
-    let mut refusals = 0;
-    for number in 0..300_usize {
-        let copy = folder.path().join("copy.db");
-        let mut bytes = sound.clone();
-        let at = number * 7_919 % bytes.len();
-        match number % 3 {
-            0 => bytes.truncate(at),
-            1 => bytes[at] ^= 0x80,
-            _ => bytes[at..].iter_mut().take(600).for_each(|byte| *byte = 0xa5),
-        }
-        fs::write(&copy, bytes).unwrap();
-        for journal in ["copy.db-wal", "copy.db-shm"] {
-            let _ = fs::remove_file(folder.path().join(journal));
-        }
-        let error = match Store::open(&copy) {
-            Ok(store) => {
-                let read = store.runners().await.err();
-                // It may also be whole enough to be written.
-                let _ = store.close().await;
-                read
-            }
-            Err(error) => Some(error),
-        };
-        if let Some(error) = error {
-            refusals += 1;
-            let text = error.to_string();
-            let way_out =
-                ["move it away", "move the file away", "store.url", "disk errors", "report"];
-            assert!(way_out.iter().any(|way| text.contains(way)), "{number}: {text}");
-            assert!(!text.contains(TOKEN), "{number}: {text}");
-        }
-    }
-    assert!((100..300).contains(&refusals), "{refusals}");
-}
-
 #[tokio::test]
 async fn the_files_are_for_the_broker_alone() {
     let (folder, path) = place();
@@ -125,33 +76,6 @@ fn the_folder_is_checked() {
     assert_eq!(folder_is_mount(&missing), None);
 }
 
-#[tokio::test]
-async fn what_is_no_database_is_refused_and_left_as_it_is() {
-    let (_folder, path) = place();
-    let garbage = [b"no database at all ".as_slice(); 500].concat();
-    fs::write(&path, &garbage).unwrap();
-    let error = refused(&path);
-    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
-    assert!(error.to_string().contains("move it away"), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), garbage);
-}
-
-#[tokio::test]
-async fn a_damaged_database_is_refused() {
-    let (_folder, path) = place();
-    let store = Store::open(&path).unwrap();
-    for n in 0..200 {
-        store.insert_intent(intent(&n.to_string(), Scope::Instance)).await.unwrap();
-    }
-    store.close().await.unwrap();
-    let mut bytes = fs::read(&path).unwrap();
-    let end = bytes.len() - 4096;
-    bytes[end..end + 512].fill(0xa5);
-    fs::write(&path, &bytes).unwrap();
-    let error = refused(&path);
-    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
-}
-
 #[test]
 fn a_foreign_or_a_newer_database_is_refused_and_left_as_it_is() {
     let (folder, path) = place();
@@ -172,37 +96,4 @@ fn a_foreign_or_a_newer_database_is_refused_and_left_as_it_is() {
     connection.close().unwrap();
     let error = refused(&newer);
     assert!(matches!(error, StoreError::Newer { found: 5, known: 4, .. }), "{error:?}");
-}
-
-#[tokio::test]
-async fn a_full_disk_is_told_and_outlived() {
-    let (_folder, path) = place();
-    let store = Store::open(&path).unwrap();
-    let limit = |pages: i64| {
-        store.call(move |c| {
-            c.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0))
-        })
-    };
-    limit(1).await.unwrap();
-    let mut new = new_runner("n1");
-    new.answer = vec![b'x'; 100_000].into();
-    store.insert_intent(new.intent.clone()).await.unwrap();
-    let error = store.complete(new.clone()).await.unwrap_err();
-    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
-    assert!(error.to_string().contains("full"), "{error}");
-    assert_eq!(store.intents().await.unwrap().len(), 1, "rolled back");
-    limit(1 << 20).await.unwrap();
-    store.complete(new).await.unwrap();
-}
-
-#[test]
-fn errors_of_the_disk_have_a_remedy() {
-    let of = |code| {
-        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
-        StoreError::of(error, Path::new("/x/state.db")).to_string()
-    };
-    assert!(of(ffi::SQLITE_IOERR).contains("check the volume"));
-    assert!(of(ffi::SQLITE_READONLY).contains("mount its volume writable"));
-    assert!(of(ffi::SQLITE_FULL).contains("free some space"));
-    assert!(of(ffi::SQLITE_BUSY).contains("only one broker"));
 }

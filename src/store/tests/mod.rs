@@ -1,11 +1,15 @@
 //! Tests with real files.
 
+mod clock;
+mod damage;
+mod disk;
 mod events;
 mod files;
 mod migration;
 mod nonces;
 mod properties;
 mod tokens;
+mod volumes;
 
 use std::fs;
 use std::path::PathBuf;

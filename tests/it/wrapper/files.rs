@@ -9,6 +9,9 @@ use serde_json::json;
 
 use super::{HOLD, Wrapper, runner_file, stage};
 
+/// Something, and how it is put in the place of the file.
+type Thing = (&'static str, fn(&Path));
+
 fn registers(gitea: &StandInGitea) -> usize {
     gitea.journal().count(|entry| entry.target.ends_with("/Register"))
 }
@@ -131,7 +134,7 @@ async fn a_folder_that_cannot_be_written_costs_no_registration() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_file_at_all_is_refused() {
     let (gitea, _site, broker) = stage().await;
-    let things: [(&str, fn(&Path)); 5] = [
+    let things: [Thing; 5] = [
         ("a pipe", |at| {
             rustix::fs::mkfifoat(rustix::fs::CWD, at, rustix::fs::Mode::RUSR).unwrap();
         }),
@@ -180,5 +183,23 @@ async fn a_good_one_behind_a_link_is_kept() {
     let mut wrapped = wrapper.script("exit 4");
     assert_eq!(wrapped.ended(), 4, "{}", wrapped.output());
     assert_eq!(registers(&gitea), 1);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_every_user_can_read_is_warned_about() {
+    let (_gitea, _site, broker) = stage().await;
+    let wrapper = Wrapper::new(&broker.url);
+    left_behind(&wrapper).await;
+    let mut wrapped = wrapper.script("true");
+    assert_eq!(wrapped.ended(), 0);
+    assert!(!wrapped.output().contains("every user"), "{}", wrapped.output());
+    left_behind(&wrapper).await;
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(wrapper.file(), open).unwrap();
+    let mut wrapped = wrapper.script("true");
+    assert_eq!(wrapped.ended(), 0);
+    let told = wrapped.output();
+    assert!(told.contains("can be read by every user: take that away with chmod o-rwx"), "{told}");
     broker.stop().await;
 }

@@ -1,10 +1,12 @@
 //! What holds of every file; what may lie in its way is in [`places`], what the system may refuse in
-//! [`faults`], who may interfere in [`races`], and whose the file is in [`rights`].
+//! [`faults`], who may interfere in [`races`], whose the file is in [`rights`],
+//! and real file systems are in [`volumes`].
 
 mod faults;
 mod places;
 mod races;
 mod rights;
+mod volumes;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

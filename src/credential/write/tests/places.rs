@@ -1,6 +1,7 @@
 //! Whatever lies in the place of the file, of the temporary file or of the folder: nothing beyond it is touched, and
 //! the file is written or the reason told.
 
+use std::fs::OpenOptions;
 use std::os::unix::net::UnixListener;
 
 use super::*;
@@ -40,7 +41,12 @@ impl Thing {
         let mode = Mode::from_raw_mode(0o600);
         let put = match self {
             Self::Nothing => Ok(()),
-            Self::File => fs::write(at, "something"),
+            // Never into a file that is there: only its owner could do that.
+            Self::File => OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(at)
+                .and_then(|mut file| file.write_all(b"something")),
             Self::LinkToFile => symlink(outside.victim(), at),
             Self::LinkToFolder => symlink(outside.0.path(), at),
             Self::DanglingLink => symlink(outside.0.path().join("nothing"), at),
