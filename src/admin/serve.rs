@@ -162,7 +162,7 @@ async fn http2(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
         })
     };
     let conversation =
-        http::http2(&Limits::default()).serve_connection(TokioIo::new(stream), service);
+        http::http2(&Limits::default(), || {}).serve_connection(TokioIo::new(stream), service);
     let stop = async {
         tokio::select! {
             () = stop.cancelled() => {}

@@ -24,6 +24,7 @@ use tracing::debug;
 use super::http::{self, Conversation};
 use super::patient::BodyError;
 use super::progress::{Line, Progress, Stopped};
+use super::streams;
 use super::tls::{Handshakes, Opened, PLAIN_HTTP};
 use super::told::Told;
 use crate::config::Limits;
@@ -136,7 +137,9 @@ impl Service {
                 }
             }
         });
-        let conversation = http::http2(&self.limits).serve_connection(TokioIo::new(line), service);
+        let proxy = Arc::clone(&self.proxy);
+        let http = http::http2(&self.limits, move || proxy.over(Limit::WriteTimeout));
+        let conversation = http.serve_connection(TokioIo::new(line), service);
         let stop = async {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -266,7 +269,12 @@ impl Body for Answer {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(context)
+        streams::asked_for();
+        let polled = Pin::new(&mut self.get_mut().body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(_))) = &polled {
+            streams::handed_over();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

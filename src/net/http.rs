@@ -15,11 +15,12 @@ use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::streams::Streams;
 use crate::config::Limits;
 use crate::proxy::Limit;
 
@@ -55,10 +56,14 @@ pub(crate) fn http1(idle: Duration, limits: &Limits) -> http1::Builder {
     http
 }
 
-/// HTTP/2. How long a connection may be idle is [`idle`]'s business; headers are as in [`http1`].
-pub(crate) fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+/// HTTP/2. How long a connection may be idle is [`idle`]'s business; headers are as in [`http1`]. `stalled` is
+/// told of each answer of which its client takes nothing.
+pub(crate) fn http2(
+    limits: &Limits,
+    stalled: impl Fn() + Send + Sync + 'static,
+) -> http2::Builder<Streams> {
     let number = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
-    let mut http = http2::Builder::new(TokioExecutor::new());
+    let mut http = http2::Builder::new(Streams::new(limits.write_timeout, stalled));
     http.timer(TokioTimer::new())
         .max_concurrent_streams(number(limits.streams))
         .initial_stream_window_size(STREAM_WINDOW)
@@ -118,7 +123,7 @@ where
     }
 }
 
-impl<I, B, S> Conversation for http2::Connection<I, S, TokioExecutor>
+impl<I, B, S> Conversation for http2::Connection<I, S, Streams>
 where
     S: HttpService<Incoming, ResBody = B>,
     S::Error: Into<AnyError>,

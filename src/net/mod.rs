@@ -6,6 +6,7 @@ pub mod descriptors;
 pub(crate) mod http;
 mod patient;
 mod progress;
+mod streams;
 #[cfg(test)]
 pub(crate) mod test_server;
 pub mod tls;

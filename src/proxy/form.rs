@@ -40,7 +40,8 @@ fn check<B>(request: &Request<B>) -> Result<(), ConnectError> {
     if method == Method::TRACE {
         return unknown("a request is not shown to who sent it: use another method than TRACE");
     }
-    if !uri.path().starts_with('/') && !(uri.path() == "*" && method == Method::OPTIONS) {
+    let is_star = uri.path() == "*" && method == Method::OPTIONS;
+    if !uri.path().starts_with('/') && !is_star {
         return wrong("the request has no path: dial the broker as you would dial Gitea");
     }
     if uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {

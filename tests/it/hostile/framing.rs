@@ -1,7 +1,6 @@
 //! Where a request ends: Content-Length, Transfer-Encoding, chunks, and what follows them.
 
-use super::{Case, Stage, case, chunks, register, register_body, register_head};
-use crate::raw::REGISTER;
+use super::{Case, Stage, case};
 
 /// What must never arrive as a request of its own, where it is inside another's body.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: broker\r\n\r\n";
@@ -288,49 +287,6 @@ async fn what_follows_a_request_is_a_request_of_its_own() {
                 &["200 GET /smuggled", "200 GET /b", "200 GET /c", "open"],
                 &["GET /smuggled", "GET /b", "GET /c"],
             ),
-        ])
-        .await;
-}
-
-/// None that the broker did not author: all that reach Gitea carry its label, whatever their framing.
-#[tokio::test]
-async fn a_register_with_doubtful_framing_is_refused_or_the_brokers_own() {
-    let stage = Stage::set().await;
-    let body = register_body();
-    let with = |more: &str, body: &[u8]| [register_head(more).as_bytes(), body].concat();
-    let length = format!("Content-Length: {}\r\n", body.len());
-    let chunked = chunks(&body, 7);
-    let authored = &["403 permission_denied", "open"];
-    let authored_and_closed = &["403 permission_denied", "closed"];
-    let by_broker = &["Register of the broker's"];
-    let inside = |head: &str| {
-        let whole = register();
-        [format!("{head}Content-Length: {}\r\n\r\n", whole.len()).as_bytes(), &whole].concat()
-    };
-    let te = "Transfer-Encoding: chunked\r\n";
-    let gets_whole =
-        [post("Transfer-Encoding: chunked\r\n\r\n").as_bytes(), &chunks(&register(), 1000)]
-            .concat();
-    stage
-        .play(vec![
-            case("by its length", with(&length, &body), authored, by_broker),
-            case("in chunks", with(te, &chunked), authored, by_broker),
-            case("with equal lengths", with(&length.repeat(2), &body), authored, by_broker),
-            case("with both, chunks win", with(&format!("Content-Length: 3\r\n{te}"), &chunked), authored_and_closed, by_broker),
-            case("with both, length last", with(&format!("{te}Content-Length: 3\r\n"), &chunked), authored_and_closed, by_broker),
-            case("with two lengths", with(&format!("Content-Length: 0\r\n{length}"), &body), &["400", "closed"], &[]),
-            case("with an encoding more", with("Transfer-Encoding: gzip, chunked\r\n", &chunked), &["501 unimplemented", "closed"], &[]),
-            case("with chunks that are none", with(te, b"+5\r\nhello\r\n0\r\n\r\n"), &["400 invalid_argument", "closed"], &[]),
-            case("that names its length away", with(&format!("Connection: content-length, transfer-encoding\r\n{length}"), &body), authored, by_broker),
-            case("within another's length", inside(&post("")), &["200 POST /a", "open"], &["POST /a, a Register in its body"]),
-            case("within another's chunks", gets_whole, &["200 POST /a", "open"], &["POST /a, a Register in its body"]),
-            case("behind one that ends early", [&*with("Content-Length: 0\r\n", b""), &register()].concat(), &["401 unauthenticated", "403 permission_denied", "open"], by_broker),
-            case("behind chunks beside a length", [post(&format!("Content-Length: 4\r\n{te}\r\n0\r\n\r\n")).as_bytes(), &register()].concat(), &[OK, "closed"], &["POST /a"]),
-            case("behind a bare LF head", [b"GET /b HTTP/1.1\nHost: broker\n\n", &*register()].concat(), &["200 GET /b", "403 permission_denied", "open"], &["GET /b", "Register of the broker's"]),
-            case("in a GET's body", inside("GET /b HTTP/1.1\r\nHost: broker\r\n"), &["200 GET /b", "open"], &["GET /b, a Register in its body"]),
-            case("in an upgrade's bytes", [b"GET /b HTTP/1.1\r\nHost: broker\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &*register()].concat(), &["200 GET /b", "403 permission_denied", "open"], &["GET /b", "Register of the broker's"]),
-            case("in a tunnel's bytes", [b"CONNECT gitea:3000 HTTP/1.1\r\nHost: gitea:3000\r\n\r\n", &*register()].concat(), &["501 unimplemented", "closed"], &[]),
-            case("in a Register's query", format!("POST {REGISTER}?{REGISTER} HTTP/1.1\r\nHost: broker\r\nContent-Length: 0\r\n\r\n"), &["415 unknown", "open"], &[]),
         ])
         .await;
 }

@@ -84,7 +84,7 @@ async fn folded_and_crooked_lines_are_refused() {
         ("no name", ": 1"),
         ("space within a name", "X A: 1"),
         ("NUL within a name", "X-\0A: 1"),
-        ("NUL within a value", "X-A: 1\02"),
+        ("NUL within a value", "X-A: 1\x002"),
         ("NUL at the end of a value", "X-A: 1\0"),
         ("a control byte within a value", "X-A: 1\u{1}2"),
         ("DEL within a value", "X-A: 1\u{7f}2"),

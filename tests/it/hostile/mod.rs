@@ -7,8 +7,11 @@ mod frames;
 mod framing;
 mod headers;
 mod http2;
+mod http2_bodies;
 mod lines;
 mod recorder;
+mod registers;
+mod slow;
 mod targets;
 mod tunnels;
 

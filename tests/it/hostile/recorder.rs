@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::raw::REGISTER;
-use crate::support::eventually;
+use crate::support::{ENROLLMENT_TOKEN, eventually};
 
 /// What must not reach Gitea from any client.
 const UNWANTED: [&str; 18] = [
@@ -122,7 +122,12 @@ impl Reader {
         let text = String::from_utf8_lossy(&body);
         let told = match &*text {
             "" => head.asked.clone(),
-            text if is_register && text.contains("rb-intent-") => "Register of the broker's".into(),
+            text if is_register
+                && text.contains("rb-intent-")
+                && !text.contains(ENROLLMENT_TOKEN) =>
+            {
+                "Register of the broker's".into()
+            }
             text if text.contains(REGISTER) => format!("{}, a Register in its body", head.asked),
             text => format!("{} {text}", head.asked),
         };
