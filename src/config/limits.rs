@@ -119,49 +119,36 @@ impl Setting for Count {
     }
 }
 
+const MANY: usize = 1_000_000;
+
 pub(super) fn limits(reader: &mut Reader) -> Limits {
-    const MANY: usize = 1_000_000;
-    let default = Limits::default();
-    let mut count = |key, default: usize, range: RangeInclusive<usize>| {
-        let range = Count(*range.start())..=Count(*range.end());
-        reader.within(key, Count(default), range).0
-    };
-    let counts = Limits {
-        connections: count("limits.connections", default.connections, 1..=MANY),
+    let d = Limits::default();
+    let limits = Limits {
+        connections: count(reader, "connections", d.connections, 1..=MANY),
         connections_per_peer: count(
-            "limits.connections_per_peer",
-            default.connections_per_peer,
+            reader,
+            "connections_per_peer",
+            d.connections_per_peer,
             1..=MANY,
         ),
-        requests: count("limits.requests", default.requests, 8..=MANY),
-        requests_per_peer: count("limits.requests_per_peer", default.requests_per_peer, 1..=MANY),
+        requests: count(reader, "requests", d.requests, 8..=MANY),
+        requests_per_peer: count(reader, "requests_per_peer", d.requests_per_peer, 1..=MANY),
         // A runner polls while it reports.
-        requests_per_runner: count(
-            "limits.requests_per_runner",
-            default.requests_per_runner,
-            2..=MANY,
-        ),
-        streams: count("limits.streams", default.streams, 1..=10_000),
-        resets: count("limits.resets", default.resets, 1..=10_000),
-        headers: count("limits.headers", default.headers, 16..=1000),
-        header_bytes: count("limits.header_bytes", default.header_bytes, 4096..=1 << 20),
-        message_bytes: count("limits.message_bytes", default.message_bytes, 1024..=16 << 20),
+        requests_per_runner: count(reader, "requests_per_runner", d.requests_per_runner, 2..=MANY),
+        streams: count(reader, "streams", d.streams, 1..=10_000),
+        resets: count(reader, "resets", d.resets, 1..=10_000),
+        headers: count(reader, "headers", d.headers, 16..=1000),
+        header_bytes: count(reader, "header_bytes", d.header_bytes, 4096..=1 << 20),
+        head_timeout: time(reader, "head_timeout", d.head_timeout),
+        idle_timeout: time(reader, "idle_timeout", d.idle_timeout),
+        body_timeout: time(reader, "body_timeout", d.body_timeout),
+        write_timeout: time(reader, "write_timeout", d.write_timeout),
+        message_bytes: count(reader, "message_bytes", d.message_bytes, 1024..=16 << 20),
         // Beyond the last one nothing can be compressed by gzip.
-        message_ratio: count("limits.message_ratio", default.message_ratio, 2..=1032),
-        registrations: count("limits.registrations", default.registrations, 1..=100_000),
-        admin_connections: count("limits.admin_connections", default.admin_connections, 4..=10_000),
-        ..default
-    };
-    let mut time = |key, default| {
-        reader.within(key, default, Duration::from_secs(1)..=Duration::from_secs(60 * 60))
-    };
-    let limits = Limits {
-        head_timeout: time("limits.head_timeout", default.head_timeout),
-        idle_timeout: time("limits.idle_timeout", default.idle_timeout),
-        body_timeout: time("limits.body_timeout", default.body_timeout),
-        write_timeout: time("limits.write_timeout", default.write_timeout),
-        message_timeout: time("limits.message_timeout", default.message_timeout),
-        ..counts
+        message_ratio: count(reader, "message_ratio", d.message_ratio, 2..=1032),
+        message_timeout: time(reader, "message_timeout", d.message_timeout),
+        registrations: count(reader, "registrations", d.registrations, 1..=100_000),
+        admin_connections: count(reader, "admin_connections", d.admin_connections, 4..=10_000),
     };
     if limits.idle_timeout < RUNNER_KEEPS {
         reader.warn(
@@ -171,6 +158,16 @@ pub(super) fn limits(reader: &mut Reader) -> Limits {
         );
     }
     limits
+}
+
+fn count(reader: &mut Reader, name: &str, default: usize, range: RangeInclusive<usize>) -> usize {
+    let range = Count(*range.start())..=Count(*range.end());
+    reader.within(&format!("limits.{name}"), Count(default), range).0
+}
+
+fn time(reader: &mut Reader, name: &str, default: Duration) -> Duration {
+    let range = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
+    reader.within(&format!("limits.{name}"), default, range)
 }
 
 #[cfg(test)]

@@ -62,6 +62,24 @@ fn what_will_be_used_is_shown_with_its_origin() {
     listen.tls.cert (not set) default
     listen.tls.key (not set) default
     listen.tls.client_ca (not set) default
+    limits.connections 16384 default
+    limits.connections_per_peer 4096 default
+    limits.requests 4096 default
+    limits.requests_per_peer 1024 default
+    limits.requests_per_runner 64 default
+    limits.streams 128 default
+    limits.resets 20 default
+    limits.headers 80 default
+    limits.header_bytes 65536 default
+    limits.head_timeout 30s default
+    limits.idle_timeout 2m default
+    limits.body_timeout 2m default
+    limits.write_timeout 2m default
+    limits.message_bytes 65536 default
+    limits.message_ratio 100 default
+    limits.message_timeout 30s default
+    limits.registrations 1024 default
+    limits.admin_connections 128 default
     admin.listen 127.0.0.1:8081 default
     admin.socket /var/lib/runner-broker/admin.sock default
     admin.token (not set) default

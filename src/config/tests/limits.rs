@@ -32,9 +32,9 @@ fn what_no_limit_can_be_is_told() {
             "limits.connections (file DIR/config.toml): 0 is not within 1 and 1000000: set a value that is",
             "limits.requests (file DIR/config.toml): \"many\" is no whole number: give one, for example 1024",
             "limits.header_bytes (file DIR/config.toml): is no text: put it in quotes",
-            "limits.message_ratio (file DIR/config.toml): 5000 is not within 2 and 1032: set a value that is",
             "limits.idle_timeout (file DIR/config.toml): 0s is not within 1s and 1h: set a value that is",
             "limits.body_timeout (file DIR/config.toml): 2h is not within 1s and 1h: set a value that is",
+            "limits.message_ratio (file DIR/config.toml): 5000 is not within 2 and 1032: set a value that is",
         ]
     );
 }

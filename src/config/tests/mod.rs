@@ -185,7 +185,8 @@ fn a_variable_without_a_name_that_is_there_twice_is_told() {
         flags: Vec::new(),
     };
     let problems = load(&sources).unwrap_err().0;
-    let of_variable = problems.iter().filter(|problem| problem.origin == "variable RUNNER_BROKER__");
+    let of_variable =
+        problems.iter().filter(|problem| problem.origin == "variable RUNNER_BROKER__");
     assert_eq!(of_variable.clone().count(), 2, "{problems:?}");
     assert!(of_variable.clone().all(|problem| problem.key == "\"\""), "{problems:?}");
 }
