@@ -34,7 +34,8 @@ schemathesis:
 
 # One fuzz target, for a minute unless told otherwise; needs a nightly compiler and cargo-fuzz
 fuzz target seconds="60":
-    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
+    mkdir -p fuzz/corpus/{{target}}
+    cargo +nightly fuzz run --sanitizer none {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -dict=fuzz/dict/{{target}} -max_total_time={{seconds}}
 
 # Licences, advisories and sources of all dependencies; needs cargo-deny
 deny:

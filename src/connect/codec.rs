@@ -228,6 +228,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_list_in_place_of_a_message_is_refused() {
+        let error = decode_json::<RegisterResponse>(r#"{"runner":["1","u"]}"#).unwrap_err();
+        assert!(error.message.contains("wrong type"), "{error}");
+        for none in ["{}", r#"{"runner":null}"#] {
+            assert_eq!(decode_json::<RegisterResponse>(none).unwrap().runner, None);
+        }
+        let twice = r#"{"runner":{"id":"1","id":"1"}}"#;
+        assert!(decode_json::<DeclareResponse>(twice).is_err());
+    }
+
     /// As the splice and Gitea refuse it: a Register that only the splice refuses has been decided by then.
     #[test]
     fn json_that_is_not_utf8_is_refused_wherever_it_is_not() {

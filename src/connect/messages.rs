@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use self::json::{int64, is_false, is_running, is_zero, or_default, task_result};
+use self::json::{int64, is_false, is_running, is_zero, object, or_default, task_result};
 
 /// Asks whether the service answers; `data` comes back in a greeting.
 #[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ pub struct RegisterRequest {
 pub struct RegisterResponse {
     /// The new runner with its credentials.
     #[prost(message, optional, tag = "1")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub runner: Option<Runner>,
 }
 
@@ -127,7 +127,7 @@ pub struct DeclareRequest {
 pub struct DeclareResponse {
     /// The runner whose credentials were shown.
     #[prost(message, optional, tag = "1")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub runner: Option<Runner>,
 }
 
@@ -156,7 +156,7 @@ pub struct DeregisterRequest {
 pub struct DeregisterResponse {
     /// The runner that is gone, without its token.
     #[prost(message, optional, tag = "1")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub runner: Option<Runner>,
 }
 
@@ -176,7 +176,7 @@ pub struct FetchTaskRequest {
 pub struct FetchTaskResponse {
     /// A task, where there was one.
     #[prost(message, optional, tag = "1")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
     /// The latest version of this scope.
     #[prost(int64, tag = "2")]
@@ -204,7 +204,7 @@ pub struct Task {
 pub struct UpdateTaskRequest {
     /// Where the task stands.
     #[prost(message, optional, tag = "1")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub state: Option<TaskState>,
 }
 
@@ -214,7 +214,7 @@ pub struct UpdateTaskRequest {
 pub struct UpdateTaskResponse {
     /// Its id and result.
     #[prost(message, optional, tag = "1")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub state: Option<TaskState>,
 }
 
