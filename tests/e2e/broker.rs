@@ -213,7 +213,8 @@ impl Broker {
         fs::write(self.path(name), value).expect("a folder of this test");
     }
 
-    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+    /// A path in its folder.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.home.path().join(name)
     }
 

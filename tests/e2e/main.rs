@@ -16,6 +16,7 @@ mod life;
 mod process;
 mod runner;
 mod scopes;
+mod tls;
 mod tokens;
 mod wrapper;
 

@@ -23,6 +23,8 @@ pub struct Runner {
     name: String,
     /// What `register` wrote.
     registered: String,
+    /// The only authorities that it trusts; `None`: the system's.
+    authorities: Option<PathBuf>,
 }
 
 impl Runner {
@@ -33,7 +35,18 @@ impl Runner {
         let config =
             "runner: {fetch_interval: 1s, fetch_interval_max: 1s}\ncache: {enabled: false}\n";
         fs::write(home.path().join("config.yaml"), config).expect("a folder of this test");
-        Self { home, name: name.to_owned(), daemon: None, registered: String::new() }
+        Self {
+            home,
+            name: name.to_owned(),
+            daemon: None,
+            registered: String::new(),
+            authorities: None,
+        }
+    }
+
+    /// Trusts the authorities of this file alone.
+    pub fn trust(&mut self, authorities: &Path) {
+        self.authorities = Some(authorities.to_owned());
     }
 
     /// Runs `register` with the label `e2e`; the error is what it wrote.
@@ -160,6 +173,9 @@ impl Runner {
             .env_clear()
             .env("HOME", home)
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        if let Some(authorities) = &self.authorities {
+            command.env("SSL_CERT_FILE", authorities);
+        }
         command.current_dir(home).args([verb, "--config", "config.yaml"]);
         command
     }
