@@ -130,6 +130,7 @@ impl World {
             default: served,
             further: Vec::new(),
             ca_file: None,
+            client: None,
             lost_wakeup_workaround: true,
         };
         let upstream = Upstream::new(&gitea).expect("no certificate is needed");
