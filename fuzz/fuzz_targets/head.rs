@@ -63,7 +63,8 @@ fn path_is_told_apart(path: &str, groups: Groups) {
     }
     for seen in readings.iter().filter(|_| passes) {
         // Gitea itself takes several slashes for one.
-        let seen: Vec<_> = seen.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        let seen: Vec<_> =
+            seen.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
         assert!(is_for(&seen, groups), "{path} is {seen:?}");
     }
 }
