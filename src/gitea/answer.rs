@@ -19,6 +19,8 @@ pub(super) struct Answer {
     /// Without those that told of the body's length and encoding.
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// What was sent, and is shown of it to nobody.
+    secret: Option<SecretString>,
 }
 
 impl Answer {
@@ -43,22 +45,36 @@ impl Answer {
         for name in [CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING] {
             headers.remove(name);
         }
-        Ok(Self { status: head.status, headers, body })
+        Ok(Self { status: head.status, headers, body, secret: None })
     }
 
     /// Takes a secret that was sent out of an answer that is quoted in logs: something in front of Gitea
     /// may answer an error with the request in it.
     pub(super) fn hide(&mut self, secret: &SecretString) {
-        let secret = secret.expose_secret();
+        if self.status.is_success() || secret.expose_secret().is_empty() {
+            return;
+        }
+        self.secret = Some(secret.clone());
         let text = String::from_utf8_lossy(&self.body);
-        if !self.status.is_success() && !secret.is_empty() && text.contains(secret) {
-            self.body = text.replace(secret, "(hidden)").into();
+        if text.contains(secret.expose_secret()) {
+            self.body = self.without_secret(text.into_owned()).into();
+        }
+    }
+
+    /// A text that was read out of it: there, the secret may have been escaped.
+    pub(super) fn without_secret(&self, text: String) -> String {
+        match &self.secret {
+            Some(secret) if text.contains(secret.expose_secret()) => {
+                text.replace(secret.expose_secret(), "(hidden)")
+            }
+            _ => text,
         }
     }
 
     /// The error of the protocol that it is, if it is one.
     pub(super) fn connect_error(&self) -> Option<ConnectError> {
-        let error = ConnectError::parse(self.status, &self.body)?;
+        let mut error = ConnectError::parse(self.status, &self.body)?;
+        error.message = self.without_secret(error.message);
         Some(error.after(wait_of(&self.headers)))
     }
 

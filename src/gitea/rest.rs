@@ -357,5 +357,6 @@ pub(super) fn message(answer: &Answer) -> Option<String> {
         return None;
     }
     let body: Body = object_from_json(&answer.body).ok()?;
-    Some(body.message.chars().filter(|c| !c.is_control()).take(QUOTE_LIMIT).collect())
+    let line = answer.without_secret(body.message.replace(char::is_control, " "));
+    Some(line.chars().take(QUOTE_LIMIT).collect())
 }

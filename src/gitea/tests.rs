@@ -356,6 +356,20 @@ async fn only_giteas_own_answer_is_a_deletion() {
     }
 }
 
+/// Found by fuzzing: the secret was looked for in the text of the answer alone.
+#[tokio::test]
+async fn a_secret_that_comes_back_escaped_is_hidden_too() {
+    let escaped =
+        |secret: &str| format!("\\u{:04x}{}", u32::from(secret.as_bytes()[0]), &secret[1..]);
+    let message = format!("no {} here, nor {}", escaped(API_TOKEN), escaped(RUNNER_TOKEN));
+    let body = format!(r#"{{"code":"not_found","message":"{message}"}}"#);
+    let (_server, client) = served(move |_| answer(404, "application/json", body.clone())).await;
+    let error = client.list_once(&Scope::Instance).await.err().unwrap().to_string();
+    assert!(error.contains("no (hidden) here") && !error.contains(API_TOKEN), "{error}");
+    let error = client.declare(&credentials(), "v", &[]).await.unwrap_err().to_string();
+    assert!(error.contains("nor (hidden)") && !error.contains(RUNNER_TOKEN), "{error}");
+}
+
 /// A list has no names, and would do for any object.
 #[tokio::test]
 async fn a_list_in_place_of_an_object_is_no_answer_of_gitea() {
