@@ -1,0 +1,5 @@
+//! What the benches share.
+#![allow(dead_code, reason = "each bench uses what it needs of it")]
+
+pub(crate) mod process;
+pub(crate) mod stats;
