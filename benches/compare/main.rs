@@ -3,14 +3,11 @@
 //! `cargo bench --bench compare -- --help` tells what can be asked for. Nothing is installed; what is missing
 //! is told. All of it takes place on loopback and ends by itself.
 
-mod backend;
-mod client;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod proxies;
 mod report;
 mod rounds;
-mod wire;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

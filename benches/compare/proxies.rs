@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{fs, io};
 
+use super::kit::broker::{self, Setup};
 use super::kit::process::{Process, free_port, program};
 
 /// Those that are compared.
@@ -37,7 +38,7 @@ impl Proxy {
     /// The program; what to install where there is none.
     fn program(self) -> Result<PathBuf, String> {
         let (name, package) = match self {
-            Self::Broker => return Ok(env!("CARGO_BIN_EXE_runner-broker").into()),
+            Self::Broker => return Ok(broker::PROGRAM.into()),
             Self::Haproxy => ("haproxy", "haproxy"),
             Self::Nginx => ("nginx", "nginx-light"),
             Self::Caddy => ("caddy", "caddy"),
@@ -90,24 +91,24 @@ pub(crate) fn start(
     fs::create_dir(&home)?;
     let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let (address, admin) = (loopback(free_port()), loopback(free_port()));
-    let text = match proxy {
-        Proxy::Broker => broker(address, admin, tls, backend, folder, &home),
-        Proxy::Haproxy => haproxy(address, tls, backend, folder),
-        Proxy::Nginx => nginx(address, tls, backend, folder, &home),
-        Proxy::Caddy => caddy(address, tls, backend, folder),
-    };
-    let file = home.join("settings");
-    fs::write(&file, text)?;
     let mut command = Command::new(proxy.program().map_err(io::Error::other)?);
+    let file = home.join("settings");
     match proxy {
         Proxy::Broker => {
-            let registration_token = home.join("registration_token");
-            fs::write(&registration_token, "0".repeat(40))?;
-            command.arg("serve").arg("--config").arg(&file);
+            let tls = tls.then_some(folder);
+            let settings = Setup { address, admin, tls, gitea: backend }.write(&home)?;
+            command.arg("serve").arg("--config").arg(settings);
         }
-        Proxy::Haproxy => _ = command.arg("-db").arg("-f").arg(&file),
-        Proxy::Nginx => _ = command.arg("-c").arg(&file).arg("-p").arg(&home),
+        Proxy::Haproxy => {
+            fs::write(&file, haproxy(address, tls, backend, folder))?;
+            command.arg("-db").arg("-f").arg(&file);
+        }
+        Proxy::Nginx => {
+            fs::write(&file, nginx(address, tls, backend, folder, &home))?;
+            command.arg("-c").arg(&file).arg("-p").arg(&home);
+        }
         Proxy::Caddy => {
+            fs::write(&file, caddy(address, tls, backend, folder))?;
             command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&file);
             command.env("GOMAXPROCS", "1").env("HOME", &home);
         }
@@ -116,28 +117,6 @@ pub(crate) fn start(
     process.listens(address)?;
     let admin = (proxy == Proxy::Broker).then_some(admin);
     Ok(Instance { proxy, address, process, admin })
-}
-
-/// Metrics, records and limits are on, as they always are.
-fn broker(
-    address: SocketAddr,
-    admin: SocketAddr,
-    tls: bool,
-    backend: SocketAddr,
-    folder: &Path,
-    home: &Path,
-) -> String {
-    let (folder, home) = (folder.display(), home.display());
-    let tls = match tls {
-        true => format!("[listen.tls]\ncert = \"{folder}/cert.pem\"\nkey = \"{folder}/key.pem\"\n"),
-        false => String::new(),
-    };
-    format!(
-        "[listen]\nrunners = \"{address}\"\n{tls}\
-         [admin]\nlisten = \"{admin}\"\nsocket = \"{home}/admin.sock\"\n\
-         [gitea]\nurl = \"http://{backend}\"\nregistration_token_file = \"{home}/registration_token\"\n\
-         [store]\nurl = \"sqlite:{home}/state.db\"\n"
-    )
 }
 
 fn haproxy(address: SocketAddr, tls: bool, backend: SocketAddr, folder: &Path) -> String {

@@ -9,10 +9,10 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::client::{self, Client, Target};
+use super::kit::client::{self, Client, Target};
 use super::kit::stats::quantile;
+use super::kit::{backend, wire};
 use super::proxies::{self, Instance, Proxy};
-use super::{backend, wire};
 
 /// Connections that are never idle.
 pub(crate) const CONNECTIONS: [usize; 3] = [1, 16, 64];

@@ -5,7 +5,11 @@ use std::fmt::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use runner_broker::connect::messages::RegisterRequest;
+use runner_broker::connect::{Codec, decode, encode};
 use serde::Deserialize;
+
+use super::broker::ENROLLMENT_TOKEN;
 
 /// One exchange of `tests/data/wire`.
 #[derive(Deserialize)]
@@ -53,6 +57,18 @@ pub(crate) fn poll() -> Exchange {
 /// What a runner sends first.
 pub(crate) fn declare() -> Exchange {
     exchange(include_str!("../../tests/data/wire/declare.json"))
+}
+
+/// A registration by the broker's own token, as this runner asks for it.
+pub(crate) fn register(runner: usize) -> Vec<u8> {
+    let recorded = exchange(include_str!("../../tests/data/wire/register.json"));
+    let message: RegisterRequest =
+        decode(Codec::Proto, &recorded.request.body.bytes()).expect("as it was recorded");
+    let name = format!("runner-{runner}");
+    let message = RegisterRequest { name, token: ENROLLMENT_TOKEN.to_owned(), ..message };
+    let body = Body::Base64(STANDARD.encode(encode(Codec::Proto, &message)));
+    let request = Request { body, ..recorded.request };
+    Exchange { request, response: recorded.response }.request(runner)
 }
 
 fn exchange(text: &str) -> Exchange {

@@ -2,10 +2,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use runner_broker::connect::messages::{DeclareResponse, Runner};
-use runner_broker::connect::{Codec, encode};
+use runner_broker::connect::messages::{
+    DeclareResponse, RegisterRequest, RegisterResponse, Runner,
+};
+use runner_broker::connect::{Codec, decode, encode};
 
 use super::wire;
 
@@ -60,11 +63,17 @@ fn answer_all(stream: TcpStream) -> io::Result<Option<()>> {
         if head.continues {
             out.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
+        let path = head.line.split(' ').nth(1).unwrap_or_default();
+        if path.ends_with("/Register") {
+            let mut message = vec![0; usize::try_from(head.length).map_err(io::Error::other)?];
+            reader.read_exact(&mut message)?;
+            out.write_all(&registered(&message)?)?;
+            continue;
+        }
         match head.chunked {
             true => skip_chunks(&mut reader)?,
             false => skip(&mut reader, head.length)?,
         }
-        let path = head.line.split(' ').nth(1).unwrap_or_default();
         if path.ends_with("/FetchTask") {
             out.write_all(&poll)?;
         } else if path.ends_with("/Declare") {
@@ -95,14 +104,33 @@ fn declared(uuid: &str) -> Vec<u8> {
         labels: vec!["ubuntu-latest".to_owned()],
         ..Runner::default()
     };
-    let body = encode(Codec::Proto, &DeclareResponse { runner: Some(runner) });
-    let mut answer = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/proto\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    answer.extend_from_slice(&body);
-    answer
+    answer(&encode(Codec::Proto, &DeclareResponse { runner: Some(runner) }))
+}
+
+/// Gitea's answer to a registration.
+fn registered(message: &[u8]) -> io::Result<Vec<u8>> {
+    // Others than those who were never registered here, who count from zero.
+    static NEXT: AtomicUsize = AtomicUsize::new(1 << 32);
+    let asked: RegisterRequest = decode(Codec::Proto, message).map_err(io::Error::other)?;
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let runner = Runner {
+        id: number as i64 + 1,
+        uuid: wire::uuid(number),
+        token: format!("{number:040x}"),
+        name: asked.name,
+        version: asked.version,
+        labels: asked.labels,
+        ..Runner::default()
+    };
+    Ok(answer(&encode(Codec::Proto, &RegisterResponse { runner: Some(runner) })))
+}
+
+fn answer(message: &[u8]) -> Vec<u8> {
+    let length = message.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/proto\r\nContent-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), message].concat()
 }
 
 fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
