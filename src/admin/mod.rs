@@ -112,7 +112,7 @@ async fn caught(request: Request, next: Next) -> Response {
         fault::point("admin-asked");
         next.run(request).await
     };
-    panics::caught(answer).await.unwrap_or_else(|| {
+    panics::caught(Box::pin(answer)).await.unwrap_or_else(|| {
         let detail = "the broker's log tells what happened; whether it was done is not known";
         Problem::internal(detail).into_response()
     })

@@ -11,7 +11,7 @@ use axum::serve::Listener;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -136,8 +136,9 @@ async fn http1(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
         request.extensions_mut().insert(peer);
         router.call(request)
     });
-    let conversation =
-        http::http1(idle, &Limits::default()).serve_connection(TokioIo::new(stream), service);
+    let mut http = http::http1(&Limits::default());
+    http.timer(TokioTimer::new()).header_read_timeout(idle);
+    let conversation = http.serve_connection(TokioIo::new(stream), service);
     until(conversation, stop.cancelled()).await;
 }
 

@@ -20,7 +20,12 @@ impl Codec {
     /// Reads a `Content-Type`; `None` for all that is not one of the two, or not in UTF-8.
     #[must_use]
     pub fn from_content_type(value: Option<&HeaderValue>) -> Option<Self> {
-        let mut parts = value?.to_str().ok()?.split(';').map(str::trim);
+        let value = value?;
+        // As runners and Gitea write it.
+        if value == Self::Proto.content_type() {
+            return Some(Self::Proto);
+        }
+        let mut parts = value.to_str().ok()?.split(';').map(str::trim);
         let media_type = parts.next()?;
         let codec = [Self::Proto, Self::Json]
             .into_iter()

@@ -29,6 +29,9 @@ pub const RUNNER_UUID: HeaderName = HeaderName::from_static("x-runner-uuid");
 /// Carries a runner's token.
 pub const RUNNER_TOKEN: HeaderName = HeaderName::from_static("x-runner-token");
 
+/// The caller's own time limit.
+pub(crate) const TIMEOUT_MS: HeaderName = HeaderName::from_static("connect-timeout-ms");
+
 /// A body that holds a secret: wiped when the last who has it lets go of it.
 #[must_use]
 pub fn wiped(body: Vec<u8>) -> Bytes {

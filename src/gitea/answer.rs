@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -11,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::connect::retry_after::{DEFAULT_WAIT, wait_of};
 use crate::connect::{ConnectError, Encoding, gunzip};
-use crate::net::upstream::read_limited;
+use crate::net::upstream::{InBody, read_limited};
 
 /// Status, headers, and the body as it was before it was compressed.
 pub(super) struct Answer {
@@ -26,7 +25,7 @@ pub(super) struct Answer {
 impl Answer {
     /// Reads the body, whole, under a limit that holds after decompression too. The error is a sentence.
     pub(super) async fn read(
-        response: Response<Incoming>,
+        response: Response<InBody>,
         limit: usize,
         deadline: Instant,
     ) -> Result<Self, String> {

@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
     USER_AGENT as USER_AGENT_HEADER,
@@ -27,7 +26,7 @@ use crate::connect::messages::{
     UpdateLogResponse, UpdateTaskRequest, UpdateTaskResponse,
 };
 use crate::connect::{self, Code, Codec, ConnectError, RUNNER_TOKEN, RUNNER_UUID};
-use crate::net::upstream::{OutBody, UpstreamError};
+use crate::net::upstream::{InBody, OutBody, UpstreamError};
 
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 
@@ -279,7 +278,7 @@ impl GiteaClient {
 
     async fn read<A: Message + Default>(
         &self,
-        response: Response<Incoming>,
+        response: Response<InBody>,
         deadline: Instant,
         credentials: Option<&Credentials>,
     ) -> Result<A, CallError> {

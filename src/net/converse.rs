@@ -23,7 +23,7 @@ use tracing::debug;
 
 use super::http::{self, Conversation};
 use super::patient::BodyError;
-use super::progress::{Line, Progress, Stopped};
+use super::progress::{Line, Patience, Progress, Stopped};
 use super::streams;
 use super::tls::{Handshakes, Opened, PLAIN_HTTP};
 use super::told::Told;
@@ -111,11 +111,11 @@ impl Service {
         stop: &CancellationToken,
     ) -> Option<hyper::Result<()>> {
         let line = Line::new(stream, true, Arc::clone(&self.progress));
-        let http = http::http1(self.idle(), &self.limits);
+        let http = http::http1(&self.limits);
         let served = self.clone();
         let conversation = http
             .serve_connection(TokioIo::new(line), service_fn(move |request| served.serve(request)));
-        self.attend(conversation, stop.cancelled()).await
+        self.attend(conversation, Some(self.idle()), stop.cancelled()).await
     }
 
     async fn http2(
@@ -146,7 +146,7 @@ impl Service {
                 () = http::idle(self.idle(), &begun, &self.requests) => {}
             }
         };
-        self.attend(conversation, stop).await
+        self.attend(conversation, None, stop).await
     }
 
     fn idle(&self) -> Duration {
@@ -158,33 +158,40 @@ impl Service {
     async fn attend(
         &self,
         conversation: impl Conversation,
+        idle: Option<Duration>,
         stop: impl Future<Output = ()>,
     ) -> Option<hyper::Result<()>> {
-        let Limits { head_timeout, write_timeout, .. } = self.limits;
+        let patience =
+            Patience { head: self.limits.head_timeout, write: self.limits.write_timeout, idle };
         let mut conversation = pin!(conversation);
         let mut stop = pin!(stop);
-        let mut stops = pin!(self.progress.stops(head_timeout, write_timeout));
-        let (mut head_is_late, mut stopping) = (false, false);
+        let mut stops = pin!(self.progress.stops(patience));
+        let (mut watching, mut stopping) = (true, false);
         let ended = loop {
-            tokio::select! {
+            let ends = tokio::select! {
                 ended = conversation.as_mut() => break ended,
-                what = stops.as_mut(), if !head_is_late => match what {
-                    Stopped::Head => {
-                        head_is_late = true;
-                        self.proxy.over(Limit::HeadTimeout);
-                        self.progress.give_up_head();
+                what = stops.as_mut(), if watching => {
+                    watching = false;
+                    match what {
+                        Stopped::Head => {
+                            self.proxy.over(Limit::HeadTimeout);
+                            self.progress.give_up_head();
+                            false
+                        }
+                        Stopped::Write => {
+                            self.proxy.over(Limit::WriteTimeout);
+                            return None;
+                        }
+                        Stopped::Idle => !stopping,
                     }
-                    Stopped::Write => {
-                        self.proxy.over(Limit::WriteTimeout);
-                        return None;
-                    }
-                },
-                () = stop.as_mut(), if !stopping => {
-                    stopping = true;
-                    conversation.as_mut().finish();
                 }
+                () = stop.as_mut(), if !stopping => true,
                 // hyper waits on for the rest of a head that has begun, and for the client to leave.
                 () = http::nothing_in_hand(&self.requests), if stopping => return None,
+            };
+            if ends {
+                stopping = true;
+                conversation.as_mut().finish();
             }
         };
         if let Some(limit) = ended.as_ref().err().and_then(http::limit_of) {
@@ -227,11 +234,7 @@ fn refusal(why: &str) -> Response<Answer> {
 /// Whether the client took what was sent to it, by how its connection ended. One that was closed because
 /// it was idle for too long has: a proxy in front of the broker may keep it that long.
 fn took_all(ended: Option<&hyper::Result<()>>) -> bool {
-    match ended {
-        Some(Ok(())) => true,
-        Some(Err(error)) => error.is_timeout(),
-        None => false,
-    }
+    matches!(ended, Some(Ok(())))
 }
 
 /// The body of an answer.
@@ -298,21 +301,22 @@ mod tests {
         let service =
             service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
         let limits = Limits::default();
-        let served =
-            http::http1(limits.idle_timeout, &limits).serve_connection(TokioIo::new(far), service);
+        let served = http::http1(&limits).serve_connection(TokioIo::new(far), service);
         tokio::join!(served, client(near)).0
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_keeps_a_connection_idle_has_its_answer() {
-        let idle = ended(async |mut stream| {
+    #[tokio::test]
+    async fn only_who_ends_in_order_has_its_answer() {
+        let done = ended(async |mut stream| {
             stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-            stream.read_to_end(&mut Vec::new()).await.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut read).await.unwrap(), 0);
+            }
         });
-        let idle = idle.await;
-        assert!(idle.is_err(), "the broker ended it");
-        assert!(took_all(Some(&idle)));
+        assert!(took_all(Some(&done.await)));
         let garbage = ended(async |mut stream| stream.write_all(b"\0\r\n\r\n").await.unwrap());
         assert!(!took_all(Some(&garbage.await)));
+        assert!(!took_all(None));
     }
 }

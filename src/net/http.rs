@@ -41,15 +41,14 @@ const HEAD_GRACE: Duration = Duration::from_secs(1);
 /// How long a client that speaks plain HTTP to TLS may take to ask and to read why not.
 const PLAIN_LIMIT: Duration = Duration::from_secs(5);
 
-/// HTTP/1.1, with connections that may be idle, or take to send a head, for so long.
+/// HTTP/1.1. How long a connection may be idle, or take to send a head, is for others to tell: the library would
+/// set a timer for each request.
 ///
 /// What is over the limits of headers is answered behind this, with a text, up to twice of them; beyond, the
 /// library refuses it without one.
-pub(crate) fn http1(idle: Duration, limits: &Limits) -> http1::Builder {
+pub(crate) fn http1(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(idle)
-        .max_header_size(limits.header_bytes.saturating_mul(2));
+    http.max_header_size(limits.header_bytes.saturating_mul(2));
     if limits.headers > ON_STACK * 4 / 5 {
         http.max_headers(limits.headers.saturating_mul(2));
     }
@@ -184,7 +183,7 @@ pub(crate) async fn answer_plain(
         let answer = (*answer).clone().map(Full::new);
         async { Ok::<_, std::convert::Infallible>(answer) }
     });
-    let mut http = http1(PLAIN_LIMIT, &Limits::default());
+    let mut http = http1(&Limits::default());
     http.keep_alive(false);
     let answered = timeout(PLAIN_LIMIT, http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {

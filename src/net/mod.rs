@@ -15,4 +15,6 @@ pub mod upstream;
 
 pub use patient::{BodyError, Patient};
 pub use tls::TlsError;
-pub use upstream::{OutBody, ReadError, Upstream, UpstreamError, UpstreamErrorKind, read_limited};
+pub use upstream::{
+    InBody, OutBody, ReadError, Upstream, UpstreamError, UpstreamErrorKind, read_limited,
+};

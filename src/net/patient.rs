@@ -5,8 +5,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
+
+use super::upstream::InBody;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +27,7 @@ pub struct Patient {
     /// What was read of it already, and how that ended where it broke.
     read: Option<Bytes>,
     broke: Option<hyper::Error>,
-    body: Incoming,
+    body: InBody,
     limit: Duration,
     /// Made at the first wait: most answers come in one piece with their head.
     timer: Option<Pin<Box<Sleep>>>,
@@ -36,7 +38,7 @@ pub struct Patient {
 impl Patient {
     /// A body that may pause for `limit`.
     #[must_use]
-    pub fn new(body: Incoming, limit: Duration) -> Self {
+    pub fn new(body: impl Into<InBody>, limit: Duration) -> Self {
         Self::after(Bytes::new(), None, body, limit)
     }
 
@@ -45,11 +47,11 @@ impl Patient {
     pub fn after(
         read: Bytes,
         broke: Option<hyper::Error>,
-        body: Incoming,
+        body: impl Into<InBody>,
         limit: Duration,
     ) -> Self {
         let read = (!read.is_empty()).then_some(read);
-        Self { read, broke, body, limit, timer: None, moved: false }
+        Self { read, broke, body: body.into(), limit, timer: None, moved: false }
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
@@ -97,7 +99,7 @@ impl Patient {
 
 /// The next piece of a body. Trailers end it: they would be headers that nobody has looked at.
 fn data_of(
-    body: &mut Incoming,
+    body: &mut InBody,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
     let polled = Pin::new(body).poll_frame(cx);

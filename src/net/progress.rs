@@ -29,6 +29,7 @@ const WAITED_FOR: u32 = 0b11;
 const NOTHING: u32 = 0;
 const HEAD: u32 = 1;
 const WRITE: u32 = 2;
+const CHANGE: u32 = WAITED_FOR + 1;
 
 /// What has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,19 @@ pub(super) enum Stopped {
     Head,
     /// The taking of an answer.
     Write,
+    /// The sending of requests.
+    Idle,
+}
+
+/// For how long each of it is borne.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// A request's head that does not end.
+    pub(super) head: Duration,
+    /// An answer that is not taken.
+    pub(super) write: Duration,
+    /// No request at all; `None` where heads do not come in turn.
+    pub(super) idle: Option<Duration>,
 }
 
 /// Marks of one connection. Only its own task makes and reads them.
@@ -60,6 +74,8 @@ impl Progress {
     /// Its answer has been handed over.
     pub(super) fn answered(&self) {
         self.in_request.store(false, Ordering::Relaxed);
+        // From now on it may be idle.
+        self.state.fetch_add(CHANGE, Ordering::Relaxed);
     }
 
     /// The head that is waited for will be answered, as soon as the connection is polled again.
@@ -68,8 +84,9 @@ impl Progress {
     }
 
     /// Waits until something has stopped for as long as that.
-    pub(super) async fn stops(&self, head: Duration, write: Duration) -> Stopped {
-        let look = (head.min(write) / 4).min(Duration::from_secs(15));
+    pub(super) async fn stops(&self, Patience { head, write, idle }: Patience) -> Stopped {
+        let shortest = head.min(write).min(idle.unwrap_or(Duration::MAX));
+        let look = (shortest / 4).min(Duration::from_secs(15));
         let (mut seen, mut since) = (self.state.load(Ordering::Relaxed), Instant::now());
         loop {
             sleep(look).await;
@@ -80,6 +97,12 @@ impl Progress {
             match state & WAITED_FOR {
                 HEAD if since.elapsed() >= head => return Stopped::Head,
                 WRITE if since.elapsed() >= write => return Stopped::Write,
+                NOTHING
+                    if idle.is_some_and(|idle| since.elapsed() >= idle)
+                        && !self.in_request.load(Ordering::Relaxed) =>
+                {
+                    return Stopped::Idle;
+                }
                 _ => {}
             }
         }
@@ -88,7 +111,7 @@ impl Progress {
     fn set(&self, waited_for: u32) {
         let state = self.state.load(Ordering::Relaxed);
         if state & WAITED_FOR != waited_for {
-            let next = (state & !WAITED_FOR).wrapping_add(WAITED_FOR + 1) | waited_for;
+            let next = (state & !WAITED_FOR).wrapping_add(CHANGE) | waited_for;
             self.state.store(next, Ordering::Relaxed);
         }
     }
@@ -234,7 +257,8 @@ mod tests {
     async fn what_stops_is_told_and_what_moves_is_not() {
         const SECOND: Duration = Duration::from_secs(1);
         let progress = Progress::default();
-        let stops = || progress.stops(10 * SECOND, 20 * SECOND);
+        let (head, write) = (10 * SECOND, 20 * SECOND);
+        let stops = || progress.stops(Patience { head, write, idle: None });
         let idle = tokio::time::timeout(100 * SECOND, stops()).await;
         assert!(idle.is_err(), "nothing is waited for");
         progress.set(HEAD);
@@ -250,5 +274,27 @@ mod tests {
         }
         progress.set(WRITE);
         assert_eq!(stops().await, Stopped::Write);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_from_its_last_answer_on() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let progress = Progress::default();
+        let patience = Patience { head: 60 * SECOND, write: 60 * SECOND, idle: Some(20 * SECOND) };
+        let stops = || progress.stops(patience);
+        let begun = Instant::now();
+        assert_eq!(stops().await, Stopped::Idle);
+        assert!((20 * SECOND..=25 * SECOND).contains(&begun.elapsed()));
+        progress.set(HEAD);
+        progress.request(false);
+        let served = async {
+            // An answer that takes long is no idleness.
+            sleep(100 * SECOND).await;
+            progress.answered();
+        };
+        let begun = Instant::now();
+        let (stopped, ()) = tokio::join!(stops(), served);
+        assert_eq!(stopped, Stopped::Idle);
+        assert!((120 * SECOND..=130 * SECOND).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     }
 }

@@ -3,6 +3,7 @@
 mod body;
 mod breaker;
 mod error;
+mod pool;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub use self::body::{OutBody, ReadError, read_limited};
 use self::breaker::Breaker;
 pub(crate) use self::error::CLIENT_CERTIFICATE;
 pub use self::error::{UpstreamError, UpstreamErrorKind};
+pub use self::pool::InBody;
+use self::pool::{Pool, PoolError};
 use super::tls::{self, TlsError};
 use crate::config;
 
@@ -50,10 +53,18 @@ struct Inner {
     scheme: Scheme,
     authority: Authority,
     base_path: String,
-    pooled: HttpClient,
+    pooled: Pooled,
     fresh: HttpClient,
     breaker: Breaker,
     up: AtomicBool,
+}
+
+/// Connections that are kept.
+enum Pooled {
+    /// Without TLS, as mostly beside each other: HTTP/1.1, without a detour.
+    Plain(Arc<Pool>),
+    /// By TLS, which may agree on HTTP/2.
+    Tls(HttpClient),
 }
 
 impl Upstream {
@@ -80,7 +91,7 @@ impl Upstream {
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(tcp);
+            .wrap_connector(tcp.clone());
 
         let mut builder = Client::builder(TokioExecutor::new());
         builder
@@ -90,13 +101,18 @@ impl Upstream {
             .http2_keep_alive_interval(KEEPALIVE)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW);
-        let pooled = builder.build(connector.clone());
+        let authority = without_userinfo(gitea.url.authority());
+        let scheme = gitea.url.scheme().cloned().unwrap_or(Scheme::HTTP);
+        let pooled = match scheme == Scheme::HTTP {
+            true => Pooled::Plain(Pool::new(&authority, tcp, IDLE_TIMEOUT)),
+            false => Pooled::Tls(builder.build(connector.clone())),
+        };
         let fresh =
             builder.pool_max_idle_per_host(0).retry_canceled_requests(false).build(connector);
 
         Self(Arc::new(Inner {
-            scheme: gitea.url.scheme().cloned().unwrap_or(Scheme::HTTP),
-            authority: without_userinfo(gitea.url.authority()),
+            scheme,
+            authority,
             base_path: gitea.url.path().trim_end_matches('/').to_owned(),
             pooled,
             fresh,
@@ -138,7 +154,7 @@ impl Upstream {
         &self,
         request: Request<OutBody>,
         limit: Duration,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<InBody>, UpstreamError> {
         self.pass()?;
         self.send_anyway(request, limit).await
     }
@@ -148,9 +164,9 @@ impl Upstream {
         &self,
         request: Request<OutBody>,
         limit: Duration,
-    ) -> Result<Response<Incoming>, UpstreamError> {
-        let answer = match timeout(limit, self.0.pooled.request(request)).await {
-            Ok(answer) => answer.map_err(|error| self.told(error)),
+    ) -> Result<Response<InBody>, UpstreamError> {
+        let answer = match timeout(limit, Box::pin(self.pooled(request))).await {
+            Ok(answer) => answer,
             Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
         };
         self.note(answer, limit)
@@ -162,19 +178,17 @@ impl Upstream {
         &self,
         request: Request<OutBody>,
         silence: Duration,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<InBody>, UpstreamError> {
         self.pass()?;
         let moved = Arc::new(AtomicBool::new(false));
         let request = request.map(|body| match body {
             OutBody::Client(body) => OutBody::Watched(body, Arc::clone(&moved)),
             other => other,
         });
-        let mut sending = std::pin::pin!(self.0.pooled.request(request));
+        let mut sending = Box::pin(self.pooled(request));
         let answer = loop {
             match timeout(silence, sending.as_mut()).await {
-                Ok(answer) => {
-                    break answer.map_err(|error| self.told(error));
-                }
+                Ok(answer) => break answer,
                 Err(_) if moved.swap(false, Ordering::Relaxed) => {}
                 Err(_) => break Err(UpstreamError::too_slow(self.authority(), silence, true)),
             }
@@ -188,11 +202,11 @@ impl Upstream {
         &self,
         mut request: Request<OutBody>,
         limit: Duration,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<InBody>, UpstreamError> {
         self.pass()?;
         let connection = capture_connection(&mut request);
         let answer = match timeout(limit, self.0.fresh.request(request)).await {
-            Ok(answer) => answer.map_err(|error| self.told(error)),
+            Ok(answer) => answer.map(of_own_task).map_err(|error| self.told(error)),
             Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
         };
         let answer = answer.map_err(|mut error| {
@@ -217,8 +231,24 @@ impl Upstream {
         }
     }
 
+    async fn pooled(&self, request: Request<OutBody>) -> Result<Response<InBody>, UpstreamError> {
+        match &self.0.pooled {
+            Pooled::Plain(pool) => pool.send(request).await.map_err(|error| {
+                let (no_connection, error) = match error {
+                    PoolError::Connect(error) => (true, error),
+                    PoolError::Http(error) => (false, error.into()),
+                };
+                UpstreamError::of(self.authority(), false, no_connection, error)
+            }),
+            Pooled::Tls(client) => {
+                client.request(request).await.map(of_own_task).map_err(|error| self.told(error))
+            }
+        }
+    }
+
     fn told(&self, error: legacy::Error) -> UpstreamError {
-        UpstreamError::of(self.authority(), self.0.scheme == Scheme::HTTPS, error)
+        let is_https = self.0.scheme == Scheme::HTTPS;
+        UpstreamError::of(self.authority(), is_https, error.is_connect(), error.into())
     }
 
     fn pass(&self) -> Result<(), UpstreamError> {
@@ -268,6 +298,11 @@ impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Upstream({}://{}{})", self.0.scheme, self.0.authority, self.0.base_path)
     }
+}
+
+/// An answer whose connection has a task.
+fn of_own_task(response: Response<Incoming>) -> Response<InBody> {
+    response.map(InBody::from)
 }
 
 /// A password in the address would end up in errors and in HTTP/2's `:authority`.

@@ -23,7 +23,7 @@ use crate::connect::retry_after::{DEFAULT_WAIT, header_of};
 use crate::connect::{Codec, ConnectError, Encoding, RUNNER_TOKEN, RUNNER_UUID, decode, gunzip};
 use crate::gitea::is_unregistered;
 use crate::lifecycle::{Live, Stranger};
-use crate::net::Patient;
+use crate::net::{InBody, Patient};
 
 /// The longest answer that is read, also after decompression; a real one is below a kilobyte.
 const LIMIT: usize = 64 * 1024;
@@ -88,7 +88,7 @@ impl Proxy {
         &self,
         caller: Caller,
         asked: Option<Asked>,
-        response: Response<Incoming>,
+        response: Response<InBody>,
     ) -> Response<ProxyBody> {
         let Some(asked) = asked.filter(|asked| !asked.is_unknown_by(&response)) else {
             return self.stream(response);
@@ -127,7 +127,7 @@ impl Proxy {
     /// The runner that the answer to a Declare names, and the answer as it was.
     pub(super) async fn named(
         &self,
-        response: Response<Incoming>,
+        response: Response<InBody>,
     ) -> (Option<Runner>, Response<ProxyBody>) {
         match self.read(response).await {
             Read::Not(response) => (None, response),
@@ -141,7 +141,7 @@ impl Proxy {
         }
     }
 
-    async fn read(&self, response: Response<Incoming>) -> Read {
+    async fn read(&self, response: Response<InBody>) -> Read {
         if response.body().size_hint().lower() > LIMIT as u64 {
             return Read::Not(self.stream(response));
         }

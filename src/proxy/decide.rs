@@ -28,7 +28,7 @@ use crate::connect::messages::{
 };
 use crate::connect::{Code, Codec, ConnectError, Encoding, decode, encode, gunzip};
 use crate::lifecycle::{By, DeregisterError, Force, Live, Registration};
-use crate::net::{OutBody, ReadError, read_limited};
+use crate::net::{InBody, OutBody, ReadError, read_limited};
 use crate::telemetry::metrics::Rejection;
 
 /// A call that was read whole.
@@ -220,7 +220,7 @@ impl Proxy {
         live: &Live,
         labels: Vec<String>,
         version: String,
-        response: Response<Incoming>,
+        response: Response<InBody>,
     ) -> Response<ProxyBody> {
         let lifecycle = &self.lifecycle;
         let (runner, response) = match live.id() {

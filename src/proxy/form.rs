@@ -5,14 +5,12 @@
 //! than `chunked` at the end. Where a length stands beside `chunked`, it has dropped the length and closes
 //! the connection after the answer, as RFC 9112 (6.1) has it.
 
-use hyper::header::{
-    ALLOW, CONNECTION, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, ValueIter,
-};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use super::body::ProxyBody;
 use super::service::refuse;
-use crate::connect::{Code, ConnectError, RUNNER_TOKEN, RUNNER_UUID};
+use crate::connect::{Code, ConnectError};
 
 /// The answer to a request that is not taken, however it is meant. Its connection ends with it: what follows
 /// may be a part of what was not understood.
@@ -52,21 +50,18 @@ fn check<B>(request: &Request<B>) -> Result<(), ConnectError> {
             "the request's target names a user, or what is no host with an optional port",
         );
     }
-    match one(headers, &HOST)? {
+    let seen = look_at(headers)?;
+    match seen.host {
         Some(host) if is_host(host.as_bytes()) => {}
         Some(_) => return wrong("the header Host is no host with an optional port"),
         None if request.version() < Version::HTTP_11 => {}
         None => return wrong("the request has no header Host: HTTP/1.1 needs one"),
     }
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next()
-        && !(encoding.as_bytes().eq_ignore_ascii_case(b"chunked") && encodings.next().is_none())
-    {
-        return unknown("send the body with Transfer-Encoding: chunked and nothing else, or sized");
+    if seen.encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return unknown(NOT_CHUNKED);
     }
-    one(headers, &RUNNER_TOKEN)?;
     // Some databases take a letter with an accent for the one without, so none may have one.
-    if one(headers, &RUNNER_UUID)?.is_some_and(|uuid| !is_uuid(uuid.as_bytes())) {
+    if seen.uuid.is_some_and(|uuid| !is_uuid(uuid.as_bytes())) {
         return wrong(
             "the header X-Runner-Uuid has what no uuid has: take it from the .runner file",
         );
@@ -74,16 +69,40 @@ fn check<B>(request: &Request<B>) -> Result<(), ConnectError> {
     Ok(())
 }
 
-/// The only value of a header that may be there once.
-fn one<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-) -> Result<Option<&'h HeaderValue>, ConnectError> {
-    let mut values: ValueIter<'_, HeaderValue> = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (first, None) => Ok(first),
-        _ => wrong(format!("the header {name} is there twice: send it once")).map(|()| None),
+const NOT_CHUNKED: &str =
+    "send the body with Transfer-Encoding: chunked and nothing else, or sized";
+
+/// What is looked at of a request's headers.
+#[derive(Default)]
+struct Seen<'h> {
+    host: Option<&'h HeaderValue>,
+    encoding: Option<&'h HeaderValue>,
+    uuid: Option<&'h HeaderValue>,
+    _token: Option<&'h HeaderValue>,
+}
+
+/// Each may be there once. One pass is cheaper than a look-up of each.
+fn look_at(headers: &HeaderMap) -> Result<Seen<'_>, ConnectError> {
+    let mut seen = Seen::default();
+    for (name, value) in headers {
+        let place = match name.as_str() {
+            "host" => &mut seen.host,
+            "transfer-encoding" => &mut seen.encoding,
+            "x-runner-uuid" => &mut seen.uuid,
+            "x-runner-token" => &mut seen._token,
+            _ => continue,
+        };
+        if place.replace(value).is_some() {
+            return Err(match *name == TRANSFER_ENCODING {
+                true => ConnectError::new(Code::Unimplemented, NOT_CHUNKED),
+                false => ConnectError::new(
+                    Code::InvalidArgument,
+                    format!("the header {name} is there twice: send it once"),
+                ),
+            });
+        }
     }
+    Ok(seen)
 }
 
 /// A name or an address, and perhaps a port. An empty one is what HTTP/1.1 has for "no host".

@@ -17,9 +17,9 @@ use super::route::Route;
 use super::service::Proxy;
 use super::watch::{Polling, Watch, Watched};
 use super::wrong_word::Asked;
-use crate::connect::{Code, Codec, ConnectError};
+use crate::connect::{Code, Codec, ConnectError, TIMEOUT_MS};
 use crate::lifecycle::Live;
-use crate::net::{OutBody, Patient, UpstreamErrorKind};
+use crate::net::{InBody, OutBody, Patient, UpstreamErrorKind};
 
 /// How long Gitea may take to begin an answer, once the request is sent, where the caller names no
 /// limit: packing a large repository takes minutes.
@@ -67,7 +67,7 @@ impl Proxy {
                     }
                 }
             }
-            Ok(response) => self.refused(caller, asked, response).await,
+            Ok(response) => Box::pin(self.refused(caller, asked, response)).await,
             Err(error) => super::service::refuse(error),
         }
     }
@@ -78,7 +78,7 @@ impl Proxy {
         mut parts: Parts,
         body: OutBody,
         live: Option<&Live>,
-    ) -> Result<Response<Incoming>, ConnectError> {
+    ) -> Result<Response<InBody>, ConnectError> {
         let Some(path_and_query) = parts.uri.path_and_query() else {
             return Err(ConnectError::new(
                 Code::InvalidArgument,
@@ -108,7 +108,7 @@ impl Proxy {
         if let (Err(failure), Some(again)) = (&answer, again)
             && failure.kind == UpstreamErrorKind::Reset
         {
-            answer = upstream.send_fresh(again, limit.unwrap_or(PATIENCE)).await;
+            answer = Box::pin(upstream.send_fresh(again, limit.unwrap_or(PATIENCE))).await;
         }
         match answer {
             // No request asks for it, so nobody would know what the connection is from then on.
@@ -165,7 +165,7 @@ impl Proxy {
     }
 
     /// An answer as it comes.
-    pub(super) fn stream(&self, response: Response<Incoming>) -> Response<ProxyBody> {
+    pub(super) fn stream(&self, response: Response<InBody>) -> Response<ProxyBody> {
         let stall = self.lifecycle.timing().stall;
         response.map(|body| ProxyBody::Stream(Patient::new(body, stall)))
     }
@@ -208,7 +208,7 @@ fn stalled() -> ConnectError {
 
 /// The caller's own limit: Connect's header, in milliseconds, up to ten digits.
 pub(super) fn time_limit(headers: &HeaderMap) -> Option<Duration> {
-    let digits = headers.get("connect-timeout-ms")?.to_str().ok()?;
+    let digits = headers.get(TIMEOUT_MS)?.to_str().ok()?;
     if digits.is_empty() || digits.len() > 10 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

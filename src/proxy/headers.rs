@@ -59,24 +59,32 @@ fn tells_length_twice(headers: &HeaderMap) -> bool {
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == header::CONNECTION
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || *name == header::TE
-        || *name == header::TRAILER
-        || *name == header::PROXY_AUTHENTICATE
-        || *name == header::PROXY_AUTHORIZATION
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+    matches!(
+        name.as_str(),
+        "connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "te"
+            | "trailer"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+    )
 }
 
 /// Gitea takes the client's address, scheme and even the signed-in user from these.
 fn is_proxys_word(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.starts_with("x-")
-        && (name.starts_with("x-forwarded-")
-            || name.starts_with("x-webauth-")
-            || matches!(name, "x-forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url"))
-        || name == "forwarded"
+    match name.strip_prefix("x-") {
+        Some(name) => {
+            name.starts_with("forwarded-")
+                || name.starts_with("webauth-")
+                || matches!(name, "forwarded" | "real-ip" | "original-url" | "rewrite-url")
+        }
+        None => name == "forwarded",
+    }
 }
 
 #[cfg(test)]

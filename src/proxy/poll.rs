@@ -25,7 +25,7 @@ use super::watch::Watched;
 use crate::broker::poll::{self, Overlap, Sent};
 use crate::connect::messages::{FetchTaskRequest, FetchTaskResponse};
 use crate::connect::{Codec, ConnectError, Encoding, decode, gunzip, peek, splice};
-use crate::net::{OutBody, Patient};
+use crate::net::{InBody, OutBody, Patient};
 
 /// The longest poll, and the longest answer without a task, that is read; real ones are below twenty bytes.
 const LIMIT: usize = 1024;
@@ -101,7 +101,7 @@ impl Proxy {
     pub(super) async fn poll_ends(
         &self,
         poll: Poll<'_>,
-        response: Response<Incoming>,
+        response: Response<InBody>,
         watched: Option<Watched>,
     ) -> Response<ProxyBody> {
         let stall = self.lifecycle.timing().stall;
@@ -214,7 +214,11 @@ impl Form {
 }
 
 /// Reads a body, unless it is long or slow, to its end, or until there is enough of it.
-async fn read(body: &mut Incoming, patience: Duration, enough: impl Fn(&[u8]) -> bool) -> Read {
+async fn read(
+    body: &mut (impl Body<Data = Bytes, Error = hyper::Error> + Unpin),
+    patience: Duration,
+    enough: impl Fn(&[u8]) -> bool,
+) -> Read {
     let mut read = Read { bytes: Bytes::new(), whole: false, broke: None };
     if body.size_hint().lower() > LIMIT as u64 {
         return read;

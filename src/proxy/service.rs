@@ -76,7 +76,8 @@ impl Proxy {
         connection: Arc<Connection>,
         request: Request<Incoming>,
     ) -> (Response<ProxyBody>, Option<RequestPlace>) {
-        match panics::caught(self.handle(connection, request)).await {
+        // In a box, so that a connection without a request has no room for one.
+        match panics::caught(Box::pin(self.handle(connection, request))).await {
             Some(answer) => answer,
             None => {
                 let error = ConnectError::new(
@@ -102,42 +103,70 @@ impl Proxy {
             self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
             return (response, None);
         }
-        let mut place = None;
-        let response = match self.place(&connection, route, &request) {
-            Ok(taken) => {
-                let place = place.insert(taken);
-                self.answer(class, begun, &connection, request, place).await
-            }
-            Err(limit) => {
-                // A connection that is over is counted once.
-                if connection.over.is_none() {
-                    self.over(limit);
-                }
-                limit.refusal()
-            }
+        let (place, admitted) = self.admit(class, &connection, &request);
+        let response = match admitted {
+            Ok(live) => self.answer(class, begun, &connection, request, live).await,
+            Err(refusal) => refusal,
         };
         self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
         (response, place)
     }
 
-    /// The request's place, where there is one for it.
+    /// The request's place, where there is one for it, and whose request it is, where it is let in.
+    fn admit(
+        &self,
+        class: Class,
+        connection: &Connection,
+        request: &Request<Incoming>,
+    ) -> (Option<RequestPlace>, Result<Option<Arc<Live>>, Response<ProxyBody>>) {
+        let settings = self.lifecycle.settings.load();
+        let (Class::Plain(route) | Class::Disguised(route)) = class;
+        let mut place = match self.place(connection, route, request, &settings.limits) {
+            Ok(place) => place,
+            Err(limit) => {
+                // A connection that is over is counted once.
+                if connection.over.is_none() {
+                    self.over(limit);
+                }
+                return (None, Err(limit.refusal()));
+            }
+        };
+        let path = request.uri().path();
+        if let Class::Plain(_) = class
+            && let Err(error) = may_pass(
+                settings.listen.pass,
+                path.strip_prefix(self.upstream.base_path()).unwrap_or(path),
+            )
+        {
+            return (Some(place), Err(refuse(error)));
+        }
+        let live = connection.heard(request);
+        if let Some(live) = &live
+            && let Err(limit) = place.is_of(live, &settings.limits)
+        {
+            self.over(limit);
+            return (Some(place), Err(limit.refusal()));
+        }
+        (Some(place), Ok(live))
+    }
+
     fn place(
         &self,
         connection: &Connection,
         route: Route,
         request: &Request<Incoming>,
+        limits: &Limits,
     ) -> Result<RequestPlace, Limit> {
         if let Some(limit) = connection.over {
             return Err(limit);
         }
-        let settings = self.lifecycle.settings.load();
-        check_head(request.uri(), request.headers(), &settings.limits)?;
+        check_head(request.uri(), request.headers(), limits)?;
         let own = &connection.place.peer;
         let peer = match connection.is_proxy {
             false => Arc::clone(own),
             true => self.places.peer(self.peer(connection, request.headers())),
         };
-        self.places.request(peer, !route.is_jobs(), &settings.limits)
+        self.places.request(peer, !route.is_jobs(), limits)
     }
 
     async fn answer(
@@ -146,21 +175,9 @@ impl Proxy {
         begun: Instant,
         connection: &Connection,
         request: Request<Incoming>,
-        place: &mut RequestPlace,
+        live: Option<Arc<Live>>,
     ) -> Response<ProxyBody> {
         let (Class::Plain(route) | Class::Disguised(route)) = class;
-        if let Class::Plain(_) = class
-            && let Err(error) = self.is_passed(request.uri().path())
-        {
-            return refuse(error);
-        }
-        let live = connection.heard(&request);
-        if let Some(live) = &live
-            && let Err(limit) = place.is_of(live, &self.limits())
-        {
-            self.over(limit);
-            return limit.refusal();
-        }
         // The two that never go to Gitea are told apart by what they carry.
         if let Class::Plain(route) = class
             && !matches!(route, Route::Register | Route::Deregister)
@@ -178,7 +195,8 @@ impl Proxy {
         match class {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(route) if route.is_decided() => {
-                self.decide(route, connection, request, live, caller).await
+                // In a box, as the other rare ways: each request has room for what it may have to wait for.
+                Box::pin(self.decide(route, connection, request, live, caller)).await
             }
             Class::Plain(Route::FetchTask) if self.gets_no_task(live.as_deref()) => {
                 no_task(request.headers().get(CONTENT_TYPE))
@@ -190,12 +208,6 @@ impl Proxy {
                 self.pass(route, request, live, caller).await
             }
         }
-    }
-
-    /// Whether the settings let this path through.
-    fn is_passed(&self, path: &str) -> Result<(), ConnectError> {
-        let settings = self.lifecycle.settings.load();
-        may_pass(settings.listen.pass, path.strip_prefix(self.upstream.base_path()).unwrap_or(path))
     }
 
     /// One that rests is woken first, where it may be. Nobody passes who shows what is another's by now.
@@ -218,7 +230,7 @@ impl Proxy {
         };
         match live.is_resting() {
             false => Ok(()),
-            true => self.lifecycle.wake(live, self.peer(connection, headers)).await,
+            true => Box::pin(self.lifecycle.wake(live, self.peer(connection, headers))).await,
         }
     }
 
@@ -281,4 +293,21 @@ pub(super) fn wrong_method() -> Response<ProxyBody> {
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved before it is polled, and there is one for each request on its way.
+    #[test]
+    fn what_a_request_waits_for_is_small() {
+        let (kept, boxed) = (size(Proxy::serve), size(Proxy::handle));
+        assert!(kept <= 1024, "{kept} bytes for each connection");
+        assert!(boxed <= 5120, "{boxed} bytes: put what is rarely waited for into a box");
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 
 use tracing::error;
@@ -30,13 +30,11 @@ fn place_and_reason(panic: &PanicHookInfo) -> (String, &'static str) {
 }
 
 /// Does the work to its end; `None` where it panics. What it held is let go of.
-pub async fn caught<T>(work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+pub fn caught<T>(mut work: Pin<Box<impl Future<Output = T>>>) -> impl Future<Output = Option<T>> {
+    poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
         Ok(poll) => poll.map(Some),
         Err(_) => Poll::Ready(None),
     })
-    .await
 }
 
 #[cfg(test)]
@@ -45,11 +43,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_the_work_alone() {
-        assert_eq!(caught(async { 7 }).await, Some(7));
-        let number = caught(async {
+        assert_eq!(caught(Box::pin(async { 7 })).await, Some(7));
+        let number = caught(Box::pin(async {
             tokio::task::yield_now().await;
             panic!("as it should")
-        });
+        }));
         let number: Option<u8> = number.await;
         assert_eq!(number, None);
     }

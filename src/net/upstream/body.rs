@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
 use crate::net::patient::{BodyError, Patient};
@@ -87,7 +87,7 @@ pub enum ReadError {
 
 /// Reads a body whole: at most `limit` bytes, in at most `within`.
 pub async fn read_limited(
-    body: Incoming,
+    body: impl Body<Data = Bytes, Error = hyper::Error>,
     limit: usize,
     within: Duration,
 ) -> Result<Bytes, ReadError> {

@@ -5,10 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use hyper::http::uri::Authority;
-use hyper_util::client::legacy;
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use crate::net::patient::BodyError;
+
+type AnyError = Box<dyn Error + Send + Sync>;
 
 /// A caller that waits for less learns nothing of Gitea, which may just be busy.
 const TELLING: Duration = Duration::from_secs(2);
@@ -29,7 +30,7 @@ pub struct UpstreamError {
     pub retry_after: Option<Duration>,
     /// What lies beneath; `None` where the broker itself gave up.
     #[source]
-    pub source: Option<legacy::Error>,
+    pub source: Option<AnyError>,
     sentence: String,
 }
 
@@ -114,34 +115,39 @@ impl UpstreamError {
     /// Whether the fault lies with the request's own body, which broke off or could not be read.
     #[must_use]
     pub fn is_of_body(&self) -> bool {
-        let error = self.source.as_ref().and_then(|error| cause::<hyper::Error>(error));
+        let error = self.source.as_ref().and_then(|error| cause::<hyper::Error>(&**error));
         error.is_some_and(hyper::Error::is_user)
     }
 
     /// Whether that body came to a stop.
     #[must_use]
     pub fn is_of_stalled_body(&self) -> bool {
-        let error = self.source.as_ref().and_then(|error| cause::<BodyError>(error));
+        let error = self.source.as_ref().and_then(|error| cause::<BodyError>(&**error));
         matches!(error, Some(BodyError::Stalled(_)))
     }
 
-    /// What the client says, told apart.
-    pub(super) fn of(gitea: &Authority, tls: bool, error: legacy::Error) -> Self {
+    /// What the client says, told apart; `no_connection`: there was none to send on.
+    pub(super) fn of(gitea: &Authority, tls: bool, no_connection: bool, error: AnyError) -> Self {
         // `canceled` means that the connection closed while the request still waited for it.
         let unwritten =
-            error.is_connect() || cause::<hyper::Error>(&error).is_some_and(|e| e.is_canceled());
-        let (kind, sentence) = tell(gitea, tls, &error);
+            no_connection || cause::<hyper::Error>(&*error).is_some_and(|e| e.is_canceled());
+        let (kind, sentence) = tell(gitea, tls, no_connection, &*error);
         Self { kind, sent: !unwritten, retry_after: None, source: Some(error), sentence }
     }
 }
 
-fn tell(gitea: &Authority, tls: bool, error: &legacy::Error) -> (UpstreamErrorKind, String) {
+fn tell(
+    gitea: &Authority,
+    tls: bool,
+    no_connection: bool,
+    error: &(dyn Error + 'static),
+) -> (UpstreamErrorKind, String) {
     if let Some(tls) = cause::<rustls::Error>(error) {
         return (UpstreamErrorKind::Tls, format!("no TLS with {gitea}: {}", tell_tls(tls)));
     }
     let root = root(error);
     let io = cause::<io::Error>(error).map(io::Error::kind);
-    if error.is_connect() {
+    if no_connection {
         // The connector's error type is private; its text is the only sign of a failed look-up.
         return if causes(error).any(|cause| cause.to_string() == "dns error") {
             let sentence = format!(
@@ -228,6 +234,6 @@ fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-fn root(error: &legacy::Error) -> String {
+fn root(error: &(dyn Error + 'static)) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
 }

@@ -72,7 +72,7 @@ async fn reads_no_more_than_the_limit() {
 
 /// Counts connections, and answers one request on each connection, keeping it open.
 async fn count_connections(
-    send: impl AsyncFn(&Upstream) -> Result<Response<Incoming>, UpstreamError>,
+    send: impl AsyncFn(&Upstream) -> Result<Response<InBody>, UpstreamError>,
 ) -> usize {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = upstream(&format!("http://{}", listener.local_addr().unwrap()));
