@@ -16,6 +16,7 @@ const ENROLLMENT_TOKEN: &str = "enrollment-token-of-the-bench-0123456789";
 /// Where a broker's files are, and what it is set to.
 pub(crate) struct Site {
     folder: tempfile::TempDir,
+    program: PathBuf,
     back_end: SocketAddr,
 }
 
@@ -29,9 +30,11 @@ pub(crate) struct Broker {
 }
 
 impl Site {
-    pub(crate) fn new(back_end: SocketAddr) -> Self {
+    /// `program`: the binary, where it is not the built one.
+    pub(crate) fn new(program: Option<&String>, back_end: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let site = Self { folder, back_end };
+        let program = program.map_or(env!("CARGO_BIN_EXE_runner-broker").into(), PathBuf::from);
+        let site = Self { folder, program, back_end };
         for (name, secret) in [
             ("registration", "registration-token-of-the-bench-01234567"),
             ("enrollment", ENROLLMENT_TOKEN),
@@ -80,7 +83,7 @@ impl Site {
 impl Broker {
     pub(crate) fn start(site: &Site) -> Self {
         let begun = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_runner-broker"))
+        let mut child = Command::new(&site.program)
             .arg("serve")
             .env_clear()
             .envs(site.environment())

@@ -1,6 +1,7 @@
 //! How the broker's costs grow with the number of records in its store and of runners that poll.
 //!
-//! `cargo bench --bench scale [-- --quick] [-- --out DIR]`. Takes some four minutes, and 20,000 file descriptors.
+//! `cargo bench --bench scale -- [--quick] [--out DIR] [BINARY]`: some four minutes, and 20,000 file descriptors.
+//! With a `BINARY`, that broker is measured in place of the built one, from outside alone.
 
 // What fails ends the bench.
 #![allow(clippy::unwrap_used)]
@@ -65,7 +66,7 @@ fn main() {
         .iter()
         .map(|&records| {
             eprintln!("making a store of {records} records");
-            let site = Site::new(back_end);
+            let site = Site::new(options.rest.first(), back_end);
             let live = population::make(&site.store(), records);
             Place {
                 records,
@@ -89,7 +90,8 @@ fn main() {
         all_poll(&runtime, place, options.quick);
         place.broker = None;
     }
-    for place in &mut places {
+    let inside = if options.rest.is_empty() { &mut places[..] } else { &mut [] };
+    for place in inside {
         let inside = inside::measure(&place.site);
         place.note("lease sweep", "ms", ms(inside.sweep));
         place.note("gauges of a scrape", "ms", ms(inside.measure));

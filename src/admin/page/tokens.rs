@@ -35,7 +35,7 @@ pub(super) async fn list(visit: Visit) -> Response {
     let page = TokensPage {
         frame: visit.frame("tokens"),
         active: tokens.iter().filter(|row| row.token.state == "active").count(),
-        live_runners: visit.lifecycle().roster.all().len(),
+        live_runners: visit.lifecycle().roster.len(),
         tokens,
     };
     layout::page(StatusCode::OK, &page)
