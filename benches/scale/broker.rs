@@ -109,9 +109,9 @@ impl Broker {
         Self { runners: address("runners"), admin: address("admin"), started_in, child }
     }
 
-    /// CPU time of all its threads so far.
+    /// CPU time so far.
     pub(crate) fn cpu(&self) -> Duration {
-        cpu_of(&PathBuf::from(format!("/proc/{}", self.child.id())))
+        cpu_of(self.child.id())
     }
 
     /// Resident memory, in bytes.
@@ -129,13 +129,20 @@ impl Drop for Broker {
     }
 }
 
-/// CPU time of the threads of a process, to the nanosecond.
-pub(crate) fn cpu_of(process: &Path) -> Duration {
-    let tasks = fs::read_dir(process.join("task")).unwrap();
-    tasks
-        .filter_map(|task| {
-            let spent = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            spent.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
-        })
-        .sum()
+/// CPU time of a process, to the nanosecond: of the thread that carries all sockets, and of the store's. Others come
+/// and go, and take what they spent with them.
+fn cpu_of(process: u32) -> Duration {
+    let tasks = PathBuf::from(format!("/proc/{process}/task"));
+    let read = |thread: &Path, name| fs::read_to_string(thread.join(name)).unwrap_or_default();
+    let spent = |thread: PathBuf| {
+        let spent = read(&thread, "schedstat");
+        spent
+            .split_whitespace()
+            .next()
+            .and_then(|spent| spent.parse::<u64>().ok())
+            .unwrap_or_default()
+    };
+    let threads = fs::read_dir(&tasks).unwrap().filter_map(|thread| Some(thread.ok()?.path()));
+    let store = threads.filter(|thread| read(thread, "comm").trim() == "store").map(spent);
+    Duration::from_nanos(spent(tasks.join(process.to_string())) + store.sum::<u64>())
 }

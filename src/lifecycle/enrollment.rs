@@ -237,6 +237,13 @@ impl Enrollment {
         all
     }
 
+    /// Shows each token, deleted ones too, and where it stands.
+    pub(super) fn look(&self, mut see: impl FnMut(&Token, State)) {
+        let inner = self.lock();
+        let now = SystemTime::now();
+        inner.tokens.values().for_each(|entry| see(&entry.token, inner.stands(entry, now)));
+    }
+
     /// One token, deleted or not.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<TokenNow> {
@@ -345,11 +352,15 @@ impl Inner {
         if served.serves(scope) { Ok(()) } else { Err(Refusal::Scope(scope.clone())) }
     }
 
-    /// One that is in force itself stands where its parent stands.
     fn shown(&self, entry: &Entry, now: SystemTime) -> TokenNow {
-        let mut states = self.chain(&entry.token.id).map(|token| token.state(now));
-        let state = states.find(|state| *state != State::Active).unwrap_or(State::Active);
+        let state = self.stands(entry, now);
         TokenNow { token: entry.token.clone(), state, live_runners: entry.live }
+    }
+
+    /// One that is in force itself stands where its parent stands.
+    fn stands(&self, entry: &Entry, now: SystemTime) -> State {
+        let mut states = self.chain(&entry.token.id).map(|token| token.state(now));
+        states.find(|state| *state != State::Active).unwrap_or(State::Active)
     }
 
     fn change(&mut self, id: &str, change: impl FnOnce(&mut Entry)) {

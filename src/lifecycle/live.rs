@@ -187,6 +187,12 @@ impl Live {
         self.upstream.load_full()
     }
 
+    /// Its display name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.inner().record.name.clone()
+    }
+
     /// Where it serves; of one that was adopted, as far as that is known.
     #[must_use]
     pub fn scope(&self) -> Scope {

@@ -243,17 +243,22 @@ impl Lifecycle {
     }
 
     fn measure_tokens(&self) {
-        let tokens = self.tokens();
-        for state in [State::Active, State::Disabled, State::Expired, State::UsedUp] {
-            let count = tokens.iter().filter(|token| token.state == state).count();
-            self.metrics.set_enrollment_tokens(state, i64::try_from(count).unwrap_or(i64::MAX));
+        let states = [State::Active, State::Disabled, State::Expired, State::UsedUp];
+        let mut counts = states.map(|state| (state, 0));
+        let mut next_expiry = None;
+        self.enrollment.look(|token, state| {
+            if let Some((_, count)) = counts.iter_mut().find(|(one, _)| *one == state) {
+                *count += 1;
+            }
+            // A child that was exchanged is short-lived by nature.
+            if state == State::Active && token.origin != Origin::Exchanged {
+                next_expiry = next_expiry.into_iter().chain(token.policy.expires_at).min();
+            }
+        });
+        for (state, count) in counts {
+            self.metrics.set_enrollment_tokens(state, count);
         }
-        // A child that was exchanged is short-lived by nature.
-        let expiries = tokens
-            .iter()
-            .filter(|now| now.state == State::Active && now.token.origin != Origin::Exchanged)
-            .filter_map(|now| now.token.policy.expires_at);
-        self.metrics.set_next_expiry(expiries.min());
+        self.metrics.set_next_expiry(next_expiry);
     }
 
     /// Forgets tokens and events of long ago, for ever.

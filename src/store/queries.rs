@@ -374,13 +374,13 @@ pub(super) fn prune(c: &Connection, now: SystemTime) -> Result<()> {
     for revivable in [true, false] {
         let keep = if revivable { KEEP_REVIVABLE } else { KEEP_ENDED };
         let before = now.checked_sub(keep).unwrap_or(SystemTime::UNIX_EPOCH);
-        c.prepare_cached(&format!(
-            "DELETE FROM runners WHERE {} AND ended_at < ?",
-            ended(revivable)
-        ))?
-        .execute([time_ms(before)])?;
+        c.prepare_cached(&prune_sql(revivable))?.execute([time_ms(before)])?;
     }
     Ok(())
+}
+
+pub(super) fn prune_sql(revivable: bool) -> String {
+    format!("DELETE FROM runners WHERE {} AND ended_at < ?", ended(revivable))
 }
 
 /// The condition for records that ended, and may be revived or may not; there is an index for it.
