@@ -84,7 +84,7 @@ pub struct Timing {
     pub stall: Duration,
     /// The first wait before something unsettled is tried again; it doubles up to five minutes.
     pub retry: Duration,
-    /// How often what the traffic tells is written to the store.
+    /// How often what the traffic tells is written to the store; when runners were last seen is written less often.
     pub flush: Duration,
     /// How often Gitea and the API token are tried.
     pub probe: Duration,
