@@ -168,7 +168,7 @@ impl App {
             admin = %app.admin,
             socket = %app.socket.display(),
             gitea = %app.lifecycle.settings.load().gitea.url,
-            known = app.lifecycle.roster.all().len(),
+            known = app.lifecycle.roster.len(),
             "listening"
         );
         Ok(app)

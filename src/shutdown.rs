@@ -13,7 +13,7 @@ use tracing::{error, info};
 use crate::broker::{Presence, Reason, RecordId, RecordState};
 use crate::config::Deregister;
 use crate::fault;
-use crate::lifecycle::{By, DeregisterError, Force, Lifecycle, Live};
+use crate::lifecycle::{By, DeregisterError, Force, Lifecycle, Live, Pace};
 
 /// What is kept of the deadline for the last writes.
 const FLUSH_RESERVE: Duration = Duration::from_millis(700);
@@ -180,10 +180,13 @@ impl<'a> Leaving<'a> {
     /// Deregisters whoever leaves, until `end` or until nobody can leave any more.
     async fn until(&mut self, end: Instant, round: Round) {
         let lifecycle = self.lifecycle;
+        let mut pace = Pace::default();
         while Instant::now() < end {
+            // Each poll that ends is a move.
+            pace.rest().await;
             // Made first, so that no move is missed.
             let moved = lifecycle.next_move();
-            let some_may_leave = self.begin(round);
+            let some_may_leave = pace.look(|| self.begin(round));
             let now = Instant::now();
             // One whose time has come waits for a place, and the end of another wakes it.
             let retry = self.tried.values().filter_map(Tried::again).filter(|at| *at > now).min();

@@ -4,6 +4,9 @@
 pub(crate) mod backend;
 pub(crate) mod broker;
 pub(crate) mod client;
+pub(crate) mod options;
+pub(crate) mod plot;
 pub(crate) mod process;
 pub(crate) mod stats;
+pub(crate) mod table;
 pub(crate) mod wire;

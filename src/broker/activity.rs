@@ -43,6 +43,7 @@ pub struct Activity {
     called_here: bool,
     spoke: bool,
     tasks: Vec<Task>,
+    changes: u64,
     /// When Gitea last showed it busy, with a task that the broker does not know.
     busy_elsewhere: Option<Instant>,
 }
@@ -78,6 +79,7 @@ impl Activity {
             spoke,
             busy_elsewhere: None,
             tasks: tasks.iter().map(|&id| Task { id, reported: now }).collect(),
+            changes: 0,
         }
     }
 
@@ -139,7 +141,7 @@ impl Activity {
     /// Gitea knows it as another runner from now on, which has no task; its connections are open as before.
     pub fn starts_anew(&mut self) {
         self.polls.clear();
-        self.tasks.clear();
+        self.keep_tasks(|_| false);
     }
 
     /// It asks for a task: until the answer has passed, Gitea may have handed it one.
@@ -165,13 +167,16 @@ impl Activity {
         self.forget_given_up(now);
         match self.tasks.iter_mut().find(|task| task.id == id) {
             Some(task) => task.reported = now,
-            None => self.tasks.push(Task { id, reported: now }),
+            None => {
+                self.changes += 1;
+                self.tasks.push(Task { id, reported: now });
+            }
         }
     }
 
     /// Gitea knows its task as ended.
     pub fn done_with(&mut self, id: i64) {
-        self.tasks.retain(|task| task.id != id);
+        self.keep_tasks(|task| task.id != id);
     }
 
     /// It sends something about a task whose id was not looked at: all its tasks are alive.
@@ -184,7 +189,19 @@ impl Activity {
 
     /// What Gitea has given up is not this runner's any more, whatever it still says.
     fn forget_given_up(&mut self, now: Instant) {
-        self.tasks.retain(|task| now.saturating_duration_since(task.reported) < TASK_TIMEOUT);
+        self.keep_tasks(|task| now.saturating_duration_since(task.reported) < TASK_TIMEOUT);
+    }
+
+    fn keep_tasks(&mut self, keep: impl FnMut(&Task) -> bool) {
+        let before = self.tasks.len();
+        self.tasks.retain(keep);
+        self.changes += u64::from(self.tasks.len() != before);
+    }
+
+    /// How often the tasks in hand have become others.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Its last call since the broker knows it.

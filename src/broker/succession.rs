@@ -45,12 +45,6 @@ pub fn fits(record: &Record, newcomer: &Newcomer<'_>) -> bool {
         && set(&record.labels) == set(newcomer.labels)
 }
 
-/// Which of two that fit is tried first: one of the same name, then the older one.
-#[must_use]
-pub fn rank(record: &Record, newcomer: &Newcomer<'_>) -> impl Ord + use<> {
-    (record.name != newcomer.name, record.record_id)
-}
-
 /// What happens when a runner that rests makes a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waking {

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::deregister::Force;
 use super::tokens::By;
 use super::{Lifecycle, Live};
-use crate::broker::{Credentials, Event, Origin, Reason, Record, RecordState, What, policy};
+use crate::broker::{Credentials, Event, Reason, Record, RecordState, What, policy};
 use crate::connect::messages::Runner;
 use crate::store::{Adopted, StoreError};
 
@@ -311,7 +311,7 @@ impl Lifecycle {
         actor: &str,
         peer: Option<IpAddr>,
     ) -> Result<Arc<Live>, AdoptError> {
-        if self.roster.count(Origin::Adopted) >= MAX_ADOPTED {
+        if self.roster.adopted() >= MAX_ADOPTED {
             return Err(AdoptError::Full);
         }
         let event = Event {

@@ -1,7 +1,7 @@
 //! The enrollment tokens in memory: what is decided at Register is decided here, so that a change holds
 //! for the very next one. The store follows; changes are written there first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -28,6 +28,8 @@ pub struct Enrollment {
 struct Inner {
     tokens: HashMap<String, Entry>,
     secrets: HashMap<Digest, Secret>,
+    /// By their parent, the children that waited for their runner when they were last looked at.
+    unused: HashMap<String, HashSet<String>>,
 }
 
 struct Entry {
@@ -235,6 +237,13 @@ impl Enrollment {
         all
     }
 
+    /// Shows each token, deleted ones too, and where it stands.
+    pub(super) fn look(&self, mut see: impl FnMut(&Token, State)) {
+        let inner = self.lock();
+        let now = SystemTime::now();
+        inner.tokens.values().for_each(|entry| see(&entry.token, inner.stands(entry, now)));
+    }
+
     /// One token, deleted or not.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<TokenNow> {
@@ -246,17 +255,21 @@ impl Enrollment {
     #[must_use]
     pub fn unused_children(&self, id: &str) -> usize {
         let now = SystemTime::now();
-        let inner = self.lock();
-        let children = inner.tokens.values().map(|entry| &entry.token);
-        children
-            .filter(|token| token.parent_id.as_deref() == Some(id))
-            .filter(|token| token.state(now) == State::Active)
-            .count()
+        let mut inner = self.lock();
+        let Inner { tokens, unused, .. } = &mut *inner;
+        let Some(children) = unused.get_mut(id) else { return 0 };
+        children.retain(|child| {
+            tokens.get(child).is_some_and(|entry| entry.token.state(now) == State::Active)
+        });
+        children.len()
     }
 
     /// Adds a token, or replaces what is known of it; its live runners and uses stay.
     pub(super) fn put(&self, token: Token) {
         let mut inner = self.lock();
+        if let Some(parent) = &token.parent_id {
+            inner.unused.entry(parent.clone()).or_default().insert(token.id.clone());
+        }
         match inner.tokens.get_mut(&token.id) {
             Some(entry) => {
                 let (uses, last_used_at) = (entry.token.uses, entry.token.last_used_at);
@@ -302,8 +315,10 @@ impl Enrollment {
         let mut inner = self.lock();
         for id in ids {
             inner.tokens.remove(id);
+            inner.unused.remove(id);
         }
-        inner.secrets.retain(|_, secret| !ids.contains(&secret.token_id));
+        let Inner { tokens, secrets, .. } = &mut *inner;
+        secrets.retain(|_, secret| tokens.contains_key(&secret.token_id));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -337,11 +352,15 @@ impl Inner {
         if served.serves(scope) { Ok(()) } else { Err(Refusal::Scope(scope.clone())) }
     }
 
-    /// One that is in force itself stands where its parent stands.
     fn shown(&self, entry: &Entry, now: SystemTime) -> TokenNow {
-        let mut states = self.chain(&entry.token.id).map(|token| token.state(now));
-        let state = states.find(|state| *state != State::Active).unwrap_or(State::Active);
+        let state = self.stands(entry, now);
         TokenNow { token: entry.token.clone(), state, live_runners: entry.live }
+    }
+
+    /// One that is in force itself stands where its parent stands.
+    fn stands(&self, entry: &Entry, now: SystemTime) -> State {
+        let mut states = self.chain(&entry.token.id).map(|token| token.state(now));
+        states.find(|state| *state != State::Active).unwrap_or(State::Active)
     }
 
     fn change(&mut self, id: &str, change: impl FnOnce(&mut Entry)) {

@@ -17,8 +17,8 @@ use super::random::random_hex;
 use super::register::{Failed, store_failed};
 use super::tokens::By;
 use super::{Lifecycle, Live};
-use crate::broker::succession::{Newcomer, Pause, fits, rank};
-use crate::broker::{Credentials, Event, Intent, Origin, Reason, RecordState, What};
+use crate::broker::succession::{Newcomer, Pause, fits};
+use crate::broker::{Credentials, Event, Intent, Origin, Reason, What};
 use crate::config::{Address, Settings};
 use crate::connect::messages::{RegisterResponse, Runner};
 use crate::connect::{encode, wiped};
@@ -34,18 +34,7 @@ impl Lifecycle {
         if !runners_dial_here(&self.settings.load(), dialled) {
             return Vec::new();
         }
-        let newcomer = newcomer(intent);
-        let mut parked: Vec<_> = self
-            .roster
-            .all()
-            .into_iter()
-            .filter(|live| matches!(live.state(), RecordState::Parked(_)))
-            .filter(|live| live.parent_id == newcomer.parent_id)
-            .map(|live| (live.record(), live))
-            .filter(|(record, _)| fits(record, &newcomer))
-            .collect();
-        parked.sort_by_cached_key(|(record, _)| rank(record, &newcomer));
-        parked.into_iter().map(|(_, live)| live).collect()
+        self.roster.parked_for(&newcomer(intent))
     }
 
     /// The first of them that Gitea still knows by the same id, with its fate in hand. Those that Gitea no

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::deregister::{DeregisterError, Force, rest_failed};
 use super::tokens::By;
-use super::{Lifecycle, Live, runner_file};
+use super::{Lifecycle, Live, Pace, runner_file};
 use crate::broker::lease::{Candidate, Sight, Spared, Verdict, spared, verdict};
 use crate::broker::{Presence, Reason, RecordId, RecordState};
 use crate::config::Scope;
@@ -61,10 +61,13 @@ impl Lifecycle {
         let mut told = false;
         let mut running = JoinSet::new();
         let mut ending = HashSet::new();
+        let mut pace = Pace::default();
         while !self.is_draining() {
+            pace.rest().await;
             let expire_after = self.settings.load().lease.expire_after;
             let next = expire_after.map(|expire_after| {
-                let (over, next) = self.leases_over(expire_after, &ending, &mut later, &mut told);
+                let look = || self.leases_over(expire_after, &ending, &mut later, &mut told);
+                let (over, next) = pace.look(look);
                 for live in over.into_iter().take(PARALLEL.saturating_sub(running.len())) {
                     ending.insert(live.record_id);
                     let this = Arc::clone(&self);
@@ -117,7 +120,7 @@ impl Lifecycle {
         let now = Instant::now();
         // A lease that begins after this look does not end before.
         let mut next = now + expire_after.min(LONGEST_SLEEP);
-        let (mut over, mut tried) = (Vec::new(), Vec::new());
+        let (mut over, mut tried) = (Vec::new(), HashSet::new());
         for live in self.roster.all() {
             match live.lease_ends(expire_after) {
                 Some(end) if end <= now => {}
@@ -145,7 +148,7 @@ impl Lifecycle {
                 }
                 Some(_) => continue,
             }
-            tried.push(live.record_id);
+            tried.insert(live.record_id);
             match later.get(&live.record_id) {
                 Some(later) if later.at > now => next = next.min(later.at),
                 _ if ending.contains(&live.record_id) => {}

@@ -19,6 +19,8 @@ use crate::config::Scope;
 use crate::connect::{RUNNER_TOKEN, RUNNER_UUID, sensitive};
 use crate::store::Touch;
 
+use super::roster::Touched;
+
 /// What Gitea knows a runner by.
 pub struct Upstream {
     /// Its id, uuid and token there.
@@ -74,6 +76,7 @@ pub struct Live {
     pub fate: tokio::sync::Mutex<Pause>,
     /// Its requests that are being answered.
     pub requests: AtomicUsize,
+    touched: Arc<Touched>,
     inner: Mutex<Inner>,
 }
 
@@ -84,6 +87,10 @@ struct Inner {
     touched: bool,
     /// The store still has the state from before the runner came back.
     state_touched: bool,
+    /// It is listed as one that told something.
+    is_told: bool,
+    /// It is listed as one that was seen.
+    is_seen: bool,
     /// Why it could not be deregistered the last time.
     complaint: Option<String>,
     /// Why it was about to be deregistered when it spoke, until Gitea has accepted a call of it: it may be
@@ -92,7 +99,7 @@ struct Inner {
 }
 
 impl Live {
-    pub(super) fn new(record: Record, now: Instant) -> Self {
+    pub(super) fn new(record: Record, now: Instant, touched: Arc<Touched>) -> Self {
         Self {
             record_id: record.record_id,
             origin: record.origin,
@@ -102,11 +109,14 @@ impl Live {
             upstream: ArcSwap::from_pointee(Upstream::of(&record)),
             fate: tokio::sync::Mutex::default(),
             requests: AtomicUsize::new(0),
+            touched,
             inner: Mutex::new(Inner {
                 activity: Activity::new(now, record.spoke, &record.tasks),
                 record,
                 touched: false,
                 state_touched: false,
+                is_told: false,
+                is_seen: false,
                 complaint: None,
                 leaving: None,
             }),
@@ -132,10 +142,55 @@ impl Live {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// There is something to write down that a crash should not take away.
+    fn tell(&self, inner: &mut Inner) {
+        if !std::mem::replace(&mut inner.is_told, true) {
+            self.touched.told(self.record_id);
+        }
+    }
+
+    /// Its last call is to be written down, some time.
+    fn see(&self, inner: &mut Inner) {
+        inner.touched = true;
+        if !inner.is_told && !std::mem::replace(&mut inner.is_seen, true) {
+            self.touched.seen(self.record_id);
+        }
+    }
+
+    /// What there is to write down, if anything, may have been passed over.
+    pub(super) fn touch_again(&self) {
+        let mut inner = self.inner();
+        if inner.touched || inner.state_touched {
+            inner.is_told = false;
+            self.tell(&mut inner);
+        }
+    }
+
+    /// What was taken of it to be written was not.
+    pub(super) fn not_written(&self) {
+        self.inner().touched = true;
+        self.touch_again();
+    }
+
+    /// It was taken off the list of those that told something, or of those that were seen.
+    pub(super) fn off_list(&self, told: bool) {
+        let mut inner = self.inner();
+        match told {
+            true => inner.is_told = false,
+            false => inner.is_seen = false,
+        }
+    }
+
     /// What Gitea knows it by.
     #[must_use]
     pub fn upstream(&self) -> Arc<Upstream> {
         self.upstream.load_full()
+    }
+
+    /// Its display name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.inner().record.name.clone()
     }
 
     /// Where it serves; of one that was adopted, as far as that is known.
@@ -191,12 +246,13 @@ impl Live {
     /// because the broker ended, or because it was taken for gone, is alive, so it is kept.
     pub fn called(&self, now: Instant, stays: bool) -> bool {
         let mut inner = self.inner();
-        inner.touched = true;
         let first = inner.activity.called(now);
         if first {
             inner.record.spoke = true;
             inner.record.delivered = true;
+            self.tell(&mut inner);
         }
+        self.see(&mut inner);
         if let RecordState::Deregistering(why) = inner.record.state
             && stays
             && why.is_revivable()
@@ -204,6 +260,7 @@ impl Live {
             inner.leaving = Some(why);
             inner.record.state = RecordState::Active;
             inner.state_touched = true;
+            self.tell(&mut inner);
         }
         first
     }
@@ -213,7 +270,10 @@ impl Live {
         let mut inner = self.inner();
         let alive = inner.activity.shown(shown, Instant::now());
         if alive {
-            inner.touched = true;
+            if !inner.record.spoke || !inner.record.delivered {
+                self.tell(&mut inner);
+            }
+            self.see(&mut inner);
             inner.record.spoke = true;
             inner.record.delivered = true;
         }
@@ -223,8 +283,12 @@ impl Live {
     /// Changes what is known of its traffic.
     pub fn note(&self, change: impl FnOnce(&mut Activity)) {
         let mut inner = self.inner();
-        inner.touched = true;
+        let before = inner.activity.changes();
         change(&mut inner.activity);
+        if inner.activity.changes() != before {
+            inner.touched = true;
+            self.tell(&mut inner);
+        }
     }
 
     /// Its answer has reached it.
@@ -232,6 +296,7 @@ impl Live {
         let mut inner = self.inner();
         inner.touched = true;
         inner.record.delivered = true;
+        self.tell(&mut inner);
     }
 
     /// It declared itself.
@@ -309,6 +374,7 @@ impl Live {
         if shifts {
             inner.record.state = to;
             inner.state_touched = true;
+            self.tell(&mut inner);
         }
         shifts
     }

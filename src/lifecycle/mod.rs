@@ -16,6 +16,7 @@ mod lease;
 mod live;
 mod locate;
 mod lost;
+mod pace;
 mod park;
 mod prove;
 mod random;
@@ -49,6 +50,7 @@ pub use enrollment::{Enrollment, Identified};
 pub use exchange::Exchange;
 pub use lease::{Pruned, Pruning};
 pub use live::{Live, Upstream};
+pub use pace::Pace;
 pub(crate) use random::random_hex;
 pub use register::Registration;
 pub use roster::Roster;
@@ -82,7 +84,7 @@ pub struct Timing {
     pub stall: Duration,
     /// The first wait before something unsettled is tried again; it doubles up to five minutes.
     pub retry: Duration,
-    /// How often what the traffic tells is written to the store.
+    /// How often what the traffic tells is written to the store; when runners were last seen is written less often.
     pub flush: Duration,
     /// How often Gitea and the API token are tried.
     pub probe: Duration,

@@ -51,6 +51,7 @@ impl Lifecycle {
         self.remove_file(live).await;
         fault::point("file-gone");
         live.set_state(state);
+        self.roster.is_parked(live);
         self.lost().remove(live.record_id, std::time::Instant::now());
         self.enrollment.left(&live.parent_id);
         self.has_moved();

@@ -117,7 +117,9 @@ impl Lifecycle {
                 Ok(())
             }
             Err(reason) => {
-                live.set_file(record.file.filter(|file| *file == path));
+                if record.file.as_ref() != Some(&path) {
+                    self.roster.release_file(live);
+                }
                 Err(NoFile::Failed(reason))
             }
         }
@@ -143,7 +145,7 @@ impl Lifecycle {
         let removed = tokio::task::spawn_blocking(move || credential::remove(&target, &uuid)).await;
         match flat(removed) {
             Ok(_) => {
-                live.set_file(None);
+                self.roster.release_file(live);
                 if let Err(error) = self.store.set_file(live.record_id, None).await {
                     error!(%error, "the store did not take that a runner file is gone");
                 }
@@ -161,9 +163,9 @@ impl Lifecycle {
     pub(super) async fn remove_left_files(&self) -> Result<(), StoreError> {
         for record in self.store.left_files().await? {
             // In memory, it must not seem to have one either.
-            let live = match self.roster.resting(record.record_id) {
+            let live = match self.roster.resting(&record) {
                 Some(live) => live,
-                None => Arc::new(Live::new(record, Instant::now())),
+                None => Arc::new(Live::new(record, Instant::now(), Arc::default())),
             };
             self.remove_file(&live).await;
         }

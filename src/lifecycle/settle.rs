@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
-use super::Lifecycle;
 use super::deregister::Force;
 use super::sweep::Lists;
+use super::{Lifecycle, Pace};
 use crate::broker::{Intent, Reason};
 use crate::config::Scope;
 
@@ -110,12 +110,14 @@ impl Lifecycle {
         let mut runners = Turn::new(self.timing.retry);
         let mut lists = Lists::default();
         let mut woken = false;
+        let mut pace = Pace::default();
         while !self.is_draining() {
+            pace.rest().await;
             if woken {
                 runners.now();
             }
             if runners.is_due() {
-                match self.settle_runners().await {
+                match self.settle_runners(&mut pace).await {
                     0 => runners.done(None),
                     _ => runners.again(Duration::ZERO),
                 }
@@ -133,9 +135,14 @@ impl Lifecycle {
     }
 
     /// Tries once what is due of runners that have a record; returns how many are left.
-    async fn settle_runners(self: &Arc<Self>) -> usize {
+    async fn settle_runners(self: &Arc<Self>, pace: &mut Pace) -> usize {
         let mut left = 0;
-        for (live, reason) in self.to_be_deregistered() {
+        let (leaving, undeclared) = pace.look(|| {
+            let mut undeclared = self.roster.all();
+            undeclared.retain(|live| live.declare_is_due());
+            (self.to_be_deregistered(), undeclared)
+        });
+        for (live, reason) in leaving {
             // The shutdown sees to them.
             if self.is_draining() {
                 return 0;
@@ -147,7 +154,7 @@ impl Lifecycle {
             };
             left += usize::from(self.deregister_again(&live, reason, force).await.is_err());
         }
-        for live in self.roster.all() {
+        for live in undeclared {
             if self.is_draining() {
                 return 0;
             }

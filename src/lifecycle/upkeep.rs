@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
-use super::Lifecycle;
+use super::{Lifecycle, Live};
 use crate::broker::token::{Origin, State};
 use crate::broker::{Presence, RecordState};
 use crate::config::Scope;
@@ -22,6 +22,10 @@ pub const UNCLEAR: &str = "unclear";
 /// How often tokens and events of long ago are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 
+/// When runners were last seen is written with each so many-th batch: every poll changes it, and after a crash
+/// nothing hangs on it.
+const SEEN_EVERY: u32 = 30;
+
 /// How long it is believed what Gitea can do.
 const ABILITIES_AGE: Duration = Duration::from_secs(10 * 60);
 
@@ -34,17 +38,23 @@ const PROOF_LIMIT: Duration = Duration::from_secs(2);
 pub(super) type Writable = Option<(Instant, Result<(), String>)>;
 
 impl Lifecycle {
-    /// Writes down what the traffic told, every few seconds and where it is pressing, for ever.
+    /// Writes down what the traffic told, every few seconds and where it is pressing, for ever. When runners
+    /// were last seen, which every poll changes, is written now and then.
     pub async fn keep_writing(self: Arc<Self>) {
         let mut tick = interval(self.timing.flush);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed = false;
+        let mut seen_at = Instant::now();
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.pressing.notified() => {}
             }
-            let result = self.write_changes().await;
+            let seen = seen_at.elapsed() >= self.timing.flush * SEEN_EVERY;
+            if seen {
+                seen_at = Instant::now();
+            }
+            let result = self.write(seen).await;
             let failed_before = std::mem::replace(&mut failed, result.is_err());
             match result {
                 Err(error) if !failed_before => {
@@ -57,36 +67,52 @@ impl Lifecycle {
         }
     }
 
-    /// Writes down what the traffic told since the last time. What cannot be written is kept for the next.
+    /// Writes down all that the traffic told since the last time. What cannot be written is kept for the next.
     ///
     /// # Errors
     /// The store took not all of it.
     pub async fn write_changes(&self) -> Result<(), StoreError> {
-        for live in self.roster.all() {
-            // The fate of those with nothing to write is left alone: somebody may be about to take it.
-            if live.state_to_write().is_none() {
-                continue;
-            }
-            // Whoever holds its fate writes the state itself, and must not be overtaken.
-            let Ok(_fate) = live.fate.try_lock() else { continue };
-            if let Some(state) = live.state_to_write() {
-                self.store.set_state(live.record_id, state, None).await?;
-                live.state_written(state);
-            }
-        }
-        self.write_events().await?;
-        let touches = self.roster.take_touches();
-        if touches.is_empty() {
-            return Ok(());
-        }
-        let touched: Vec<_> = touches.iter().map(|touch| touch.record_id).collect();
-        let written = self.store.touch(touches).await;
+        self.write(true).await
+    }
+
+    /// `seen`: also when runners were last seen.
+    async fn write(&self, seen: bool) -> Result<(), StoreError> {
+        let touched = self.roster.take_touched(seen);
+        let written = self.write_touched(&touched).await;
         if written.is_err() {
-            for live in touched.into_iter().filter_map(|id| self.roster.get(id)) {
-                live.note(|_| {});
-            }
+            touched.iter().for_each(|live| live.not_written());
         }
         written
+    }
+
+    async fn write_touched(&self, touched: &[Arc<Live>]) -> Result<(), StoreError> {
+        for live in touched {
+            self.write_state(live).await?;
+        }
+        self.write_events().await?;
+        let touches: Vec<_> = touched.iter().filter_map(|live| live.take_touch()).collect();
+        match touches.is_empty() {
+            true => Ok(()),
+            false => self.store.touch(touches).await,
+        }
+    }
+
+    /// The state, where the store still has another.
+    async fn write_state(&self, live: &Live) -> Result<(), StoreError> {
+        // The fate of those with nothing to write is left alone: somebody may be about to take it.
+        if live.state_to_write().is_none() {
+            return Ok(());
+        }
+        // Whoever holds its fate writes the state itself, and must not be overtaken.
+        let Ok(_fate) = live.fate.try_lock() else {
+            live.touch_again();
+            return Ok(());
+        };
+        if let Some(state) = live.state_to_write() {
+            self.store.set_state(live.record_id, state, None).await?;
+            live.state_written(state);
+        }
+        Ok(())
     }
 
     /// Tries Gitea, its abilities and the API tokens now and then, for ever, and says what changes.
@@ -217,17 +243,22 @@ impl Lifecycle {
     }
 
     fn measure_tokens(&self) {
-        let tokens = self.tokens();
-        for state in [State::Active, State::Disabled, State::Expired, State::UsedUp] {
-            let count = tokens.iter().filter(|token| token.state == state).count();
-            self.metrics.set_enrollment_tokens(state, i64::try_from(count).unwrap_or(i64::MAX));
+        let states = [State::Active, State::Disabled, State::Expired, State::UsedUp];
+        let mut counts = states.map(|state| (state, 0));
+        let mut next_expiry = None;
+        self.enrollment.look(|token, state| {
+            if let Some((_, count)) = counts.iter_mut().find(|(one, _)| *one == state) {
+                *count += 1;
+            }
+            // A child that was exchanged is short-lived by nature.
+            if state == State::Active && token.origin != Origin::Exchanged {
+                next_expiry = next_expiry.into_iter().chain(token.policy.expires_at).min();
+            }
+        });
+        for (state, count) in counts {
+            self.metrics.set_enrollment_tokens(state, count);
         }
-        // A child that was exchanged is short-lived by nature.
-        let expiries = tokens
-            .iter()
-            .filter(|now| now.state == State::Active && now.token.origin != Origin::Exchanged)
-            .filter_map(|now| now.token.policy.expires_at);
-        self.metrics.set_next_expiry(expiries.min());
+        self.metrics.set_next_expiry(next_expiry);
     }
 
     /// Forgets tokens and events of long ago, for ever.
@@ -279,7 +310,7 @@ impl Lifecycle {
 
     /// The word for what a runner does.
     #[must_use]
-    pub fn state_of(&self, live: &super::Live) -> &'static str {
+    pub fn state_of(&self, live: &Live) -> &'static str {
         match (live.state(), live.presence()) {
             (RecordState::Parked(_) | RecordState::Ended(_), _) => "parked",
             (RecordState::Lost, _) => "lost",

@@ -27,8 +27,10 @@ pub struct Connection {
 
 #[derive(Default)]
 struct Inner {
-    /// The runners that spoke on it: nearly always one.
+    /// The runners that spoke on it, by their records: nearly always one, but a proxy's carries many.
     runners: Vec<Arc<Live>>,
+    /// Which of them spoke last.
+    last: usize,
     /// Its client had it for the last request only.
     was_for_one: bool,
     deliveries: Vec<Delivery>,
@@ -64,17 +66,22 @@ impl Connection {
         let uuid = headers.get(RUNNER_UUID)?.to_str().ok()?;
         let token = headers.get(RUNNER_TOKEN)?.as_bytes();
         // One whose record has ended for good may be another record's by now.
-        let known = inner.runners.iter().find(|live| {
+        let last = inner.runners.get(inner.last).filter(|live| {
             live.presented.uuid == uuid && live.presented.token_is(token) && !live.is_over()
         });
-        let live = match known {
+        let live = match last {
             Some(live) => Arc::clone(live),
             None => {
                 let live = self.lifecycle.roster.authenticate(uuid, token)?;
                 // A stream of HTTP/2 is looked at in a task of its own, perhaps after the connection's end.
                 if !inner.closed {
-                    live.note(crate::broker::Activity::connected);
-                    inner.runners.push(Arc::clone(&live));
+                    let id = live.record_id;
+                    let place = inner.runners.binary_search_by_key(&id, |one| one.record_id);
+                    inner.last = place.unwrap_or_else(|place| {
+                        live.note(crate::broker::Activity::connected);
+                        inner.runners.insert(place, Arc::clone(&live));
+                        place
+                    });
                 }
                 live
             }

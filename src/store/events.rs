@@ -105,10 +105,14 @@ fn select(c: &Connection, filter: EventFilter) -> Result<Vec<Event>> {
 fn prune(c: &mut Connection, before: SystemTime, keep: i64) -> Result<()> {
     let tx = c.transaction()?;
     tx.prepare_cached("DELETE FROM events WHERE at < ?")?.execute([time_ms(before)])?;
-    tx.prepare_cached(
-        "DELETE FROM events WHERE what LIKE '%.refused' AND seq <=
-            (SELECT seq FROM events WHERE what LIKE '%.refused' ORDER BY seq DESC LIMIT 1 OFFSET ?)",
-    )?
+    let kinds =
+        What::ALL.iter().map(|what| what.as_str()).filter(|what| what.ends_with(".refused"));
+    let refused: Vec<_> = kinds.map(|what| format!("'{what}'")).collect();
+    let refused = format!("what IN ({})", refused.join(", "));
+    tx.prepare_cached(&format!(
+        "DELETE FROM events WHERE {refused} AND seq <=
+            (SELECT seq FROM events WHERE {refused} ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+    ))?
     .execute([keep])?;
     tx.commit()
 }

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_enrollment_tokens.sql"),
     include_str!("migrations/0003_life.sql"),
     include_str!("migrations/0004_nonces.sql"),
+    include_str!("migrations/0005_growth.sql"),
 ];
 /// Set by the first migration.
 const APPLICATION_ID: i64 = 0x5242_726b;

@@ -230,17 +230,12 @@ pub(super) fn set_scope(c: &Connection, id: RecordId, scope: &Scope) -> Result<(
 
 /// Records that ended after `since` and may be revived, oldest first.
 pub(super) fn asleep(c: &Connection, since: SystemTime) -> Result<Vec<Record>> {
-    let mut records: Vec<Record> = c
-        .prepare_cached(
-            "SELECT * FROM runners WHERE state = 'ended' AND ended_at > ? ORDER BY record_id",
-        )?
-        .query_map([time_ms(since)], rows::record)?
-        .collect::<Result<_>>()?;
-    records.retain(|record| match record.state {
-        RecordState::Ended(reason) => reason.is_revivable(),
-        _ => false,
-    });
-    Ok(records)
+    let condition = ended(true);
+    c.prepare_cached(&format!(
+        "SELECT * FROM runners WHERE {condition} AND ended_at > ? ORDER BY record_id"
+    ))?
+    .query_map([time_ms(since)], rows::record)?
+    .collect()
 }
 
 pub(super) fn set_disabled(c: &Connection, id: RecordId, disabled: bool) -> Result<()> {
@@ -376,18 +371,23 @@ pub(super) fn touch(c: &mut Connection, batch: &[Touch]) -> Result<()> {
 
 /// Forgets records that ended long ago.
 pub(super) fn prune(c: &Connection, now: SystemTime) -> Result<()> {
-    let before = now.checked_sub(KEEP_ENDED).unwrap_or(SystemTime::UNIX_EPOCH);
-    let long_before = now.checked_sub(KEEP_REVIVABLE).unwrap_or(SystemTime::UNIX_EPOCH);
-    c.prepare_cached(
-        "DELETE FROM runners WHERE ended_at < CASE WHEN reason IN (?, ?) THEN ? ELSE ? END",
-    )?
-    .execute(params![
-        Reason::Shutdown.as_str(),
-        Reason::Lease.as_str(),
-        time_ms(long_before),
-        time_ms(before),
-    ])?;
+    for revivable in [true, false] {
+        let keep = if revivable { KEEP_REVIVABLE } else { KEEP_ENDED };
+        let before = now.checked_sub(keep).unwrap_or(SystemTime::UNIX_EPOCH);
+        c.prepare_cached(&prune_sql(revivable))?.execute([time_ms(before)])?;
+    }
     Ok(())
+}
+
+pub(super) fn prune_sql(revivable: bool) -> String {
+    format!("DELETE FROM runners WHERE {} AND ended_at < ?", ended(revivable))
+}
+
+/// The condition for records that ended, and may be revived or may not; there is an index for it.
+fn ended(revivable: bool) -> String {
+    let reasons = Reason::ALL.into_iter().filter(|reason| reason.is_revivable() == revivable);
+    let reasons: Vec<_> = reasons.map(|reason| format!("'{}'", reason.as_str())).collect();
+    format!("state = 'ended' AND reason IN ({})", reasons.join(", "))
 }
 
 pub(super) fn probe(c: &Connection) -> Result<()> {

@@ -245,7 +245,8 @@ fn prune(c: &mut Connection, now: SystemTime) -> Result<Vec<String>> {
              WHERE (deleted_at < :before
                     OR origin = 'exchanged' AND expires_at < :before
                     OR origin = 'exchanged' AND kind = 'single_use' AND uses >= 1 AND last_used_at < :before)
-               AND id NOT IN (SELECT parent_id FROM runners UNION ALL SELECT parent_id FROM intents
+               AND NOT EXISTS (SELECT 1 FROM runners WHERE parent_id = tokens.id)
+               AND id NOT IN (SELECT parent_id FROM intents
                               UNION ALL SELECT parent_id FROM tokens WHERE parent_id IS NOT NULL)
              RETURNING id",
         )?

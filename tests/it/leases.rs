@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runner_broker::broker::{Presence, Reason, RecordState};
+use runner_broker::broker::{Credentials, Presence, Reason, RecordState};
 use runner_broker::connect::messages::TaskResult;
 use runner_broker::lifecycle::{By, Force, Live, Pruning, Timing};
 use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, When};
@@ -11,9 +11,11 @@ use runner_broker::sandbox::runner::{RegisterOptions, Runner, StandInRunner};
 use runner_broker::shutdown::Signal;
 use runner_broker::store::Store;
 use rustix::process::Signal as Unix;
+use secrecy::ExposeSecret;
 
 use crate::binary::Binary;
 use crate::deregister::{deletions, join, join_busy};
+use crate::raw::Wire;
 use crate::support::{Broker, ENROLLMENT_TOKEN, Site, eventually, gitea, quick, within};
 
 /// The shortest lease that can be set.
@@ -335,4 +337,35 @@ async fn prune_settles_at_once_what_is_gone() {
     }
     assert_eq!(names(&gitea), ["idle", "off", "silent"]);
     drop((idle, silent));
+}
+
+/// A proxy in front of the broker may send the calls of all runners over a few connections.
+#[tokio::test]
+async fn a_connection_may_carry_the_calls_of_many_runners() {
+    let gitea = gitea();
+    let site = Site::new(&gitea);
+    let broker = Broker::start(&site).await;
+    let mut runners = Vec::new();
+    for name in ["one", "two", "three"] {
+        runners.push(enroll(&broker.url, name, false).await);
+    }
+    let lives: Vec<_> = runners.iter().map(|runner| live(&broker, runner)).collect();
+    let mut wire = Wire::dial(&broker.url).await;
+    for turn in [2, 0, 1, 1, 2, 0] {
+        let Credentials { uuid, token, .. } = &runners[turn].credentials;
+        let headers = [
+            ("Content-Type", "application/proto"),
+            ("X-Runner-Uuid", uuid),
+            ("X-Runner-Token", token.expose_secret()),
+        ];
+        wire.post("/api/actions/runner.v1.RunnerService/FetchTask", &headers, b"").await;
+        assert_eq!(wire.answer().await.unwrap().status, 200);
+        assert!(lives[turn].is_connected());
+    }
+    assert!(lives.iter().all(|live| live.presence() == Presence::Idle));
+    drop(wire);
+    eventually("all have left", async || {
+        lives.iter().all(|live| !live.is_connected() && live.presence() == Presence::Gone)
+    })
+    .await;
 }

@@ -6,6 +6,7 @@ mod create;
 mod events;
 mod layout;
 mod lines;
+mod part;
 mod runners;
 mod session;
 mod shown;

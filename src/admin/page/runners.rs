@@ -3,38 +3,48 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::Path;
-use axum::extract::rejection::PathRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::layout::{self, Frame};
+use super::part::{Asked, Part};
 use super::shown::{RunnerRow, count};
 use super::visit::{Sent, Visit};
 use crate::admin::problem::{Problem, UNKNOWN_RUNNER};
 use crate::broker::Reason;
-use crate::lifecycle::{Force, Live};
+use crate::lifecycle::{Force, Live, STATES};
 
 #[derive(Template)]
 #[template(path = "runners.html")]
 struct RunnersPage {
     frame: Frame,
-    runners: Vec<RunnerRow>,
+    part: Part<RunnerRow>,
     /// How many are in each state that is there.
-    counts: Vec<(String, usize)>,
+    counts: Vec<(&'static str, usize)>,
+    asked: Asked,
 }
 
 /// `GET /runners`
-pub(super) async fn list(visit: Visit) -> Response {
-    let runners = RunnerRow::all(visit.lifecycle(), |_| true);
-    let mut counts: Vec<(String, usize)> = Vec::new();
-    for row in &runners {
-        match counts.iter_mut().find(|(state, _)| *state == row.runner.state) {
+pub(super) async fn list(visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Response {
+    let (lifecycle, asked) = (visit.lifecycle(), Asked::of(asked));
+    let runners = match asked.token_id.as_str() {
+        "" => lifecycle.roster.all(),
+        id => RunnerRow::of_token(lifecycle, id),
+    };
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for live in &runners {
+        let state = lifecycle.state_of(live);
+        match counts.iter_mut().find(|(one, _)| *one == state) {
             Some((_, count)) => *count += 1,
-            None => counts.push((row.runner.state.clone(), 1)),
+            None => counts.push((state, 1)),
         }
     }
-    layout::page(StatusCode::OK, &RunnersPage { frame: visit.frame("runners"), runners, counts })
+    counts.sort_unstable_by_key(|(state, _)| STATES.iter().position(|one| one == state));
+    let part = RunnerRow::part(lifecycle, runners, &asked);
+    let page = RunnersPage { frame: visit.frame("runners"), part, counts, asked };
+    layout::page(StatusCode::OK, &page)
 }
 
 #[derive(Template)]

@@ -1,7 +1,9 @@
 //! How tokens, runners, events and times look on a page. What they are comes from [`view`].
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::part::{Asked, Part};
 use crate::admin::view::{self, rough};
 use crate::broker::{Event, What};
 use crate::lifecycle::{Lifecycle, Live, TokenNow};
@@ -132,13 +134,23 @@ impl RunnerRow {
         }
     }
 
-    /// Those that are wanted, by name.
-    pub(super) fn all(lifecycle: &Lifecycle, wanted: impl Fn(&Live) -> bool) -> Vec<Self> {
-        let all = lifecycle.roster.all();
-        let mut rows: Vec<_> =
-            all.iter().filter(|live| wanted(live)).map(|live| Self::of(lifecycle, live)).collect();
-        rows.sort_by(|a, b| (&a.runner.name, a.runner.id).cmp(&(&b.runner.name, b.runner.id)));
-        rows
+    /// Some of these, by name.
+    pub(super) fn part(
+        lifecycle: &Lifecycle,
+        runners: Vec<Arc<Live>>,
+        asked: &Asked,
+    ) -> Part<Self> {
+        let mut named: Vec<_> =
+            runners.into_iter().map(|live| (live.name(), live.id(), live)).collect();
+        named.sort_unstable_by(|(a, a_id, _), (b, b_id, _)| (a, a_id).cmp(&(b, b_id)));
+        Part::of(named, asked, |(_, _, live)| Self::of(lifecycle, &live))
+    }
+
+    /// Those that came by a token, or by one that was exchanged for it.
+    pub(super) fn of_token(lifecycle: &Lifecycle, id: &str) -> Vec<Arc<Live>> {
+        let mut runners = lifecycle.roster.all();
+        runners.retain(|live| lifecycle.enrollment.is_of(&live.parent_id, id));
+        runners
     }
 
     pub(super) fn tasks(&self) -> String {

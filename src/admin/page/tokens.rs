@@ -1,15 +1,17 @@
 //! The list of tokens, the page of each, and what changes it without a new secret.
 
 use askama::Template;
-use axum::extract::Path;
-use axum::extract::rejection::PathRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::layout::{self, Frame};
+use super::part::{Asked, Part};
 use super::shown::{EventRow, RunnerRow, TokenRow, count};
 use super::visit::{Sent, Visit};
 use crate::admin::problem::Problem;
+use crate::broker::token::State;
 use crate::lifecycle::{TokenError, TokenNow};
 use crate::store::EventFilter;
 
@@ -22,21 +24,21 @@ pub(super) type Id = Result<Path<String>, PathRejection>;
 #[template(path = "tokens.html")]
 struct TokensPage {
     frame: Frame,
-    tokens: Vec<TokenRow>,
+    part: Part<TokenRow>,
     active: usize,
     live_runners: usize,
 }
 
 /// `GET /`
-pub(super) async fn list(visit: Visit) -> Response {
-    let mut tokens: Vec<_> = visit.lifecycle().tokens().iter().map(TokenRow::of).collect();
+pub(super) async fn list(visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Response {
+    let mut tokens = visit.lifecycle().tokens();
     // The newest first: it is the one that was just made.
     tokens.reverse();
     let page = TokensPage {
         frame: visit.frame("tokens"),
-        active: tokens.iter().filter(|row| row.token.state == "active").count(),
-        live_runners: visit.lifecycle().roster.all().len(),
-        tokens,
+        active: tokens.iter().filter(|token| token.state == State::Active).count(),
+        live_runners: visit.lifecycle().roster.len(),
+        part: Part::of(tokens, &Asked::of(asked), |token| TokenRow::of(&token)),
     };
     layout::page(StatusCode::OK, &page)
 }
@@ -51,7 +53,7 @@ pub(super) async fn home(visit: Visit) -> Response {
 struct TokenPage {
     frame: Frame,
     row: TokenRow,
-    runners: Vec<RunnerRow>,
+    part: Part<RunnerRow>,
     events: Vec<EventRow>,
 }
 
@@ -73,9 +75,9 @@ pub(super) async fn show(visit: Visit, id: Id) -> Response {
         Ok(token) => TokenRow::of(&token),
         Err(error) => return visit.problem(error),
     };
-    let runners =
-        RunnerRow::all(lifecycle, |live| lifecycle.enrollment.is_of(&live.parent_id, &token.id));
-    layout::page(StatusCode::OK, &TokenPage { frame: visit.frame("tokens"), row, runners, events })
+    let part =
+        RunnerRow::part(lifecycle, RunnerRow::of_token(lifecycle, &token.id), &Asked::default());
+    layout::page(StatusCode::OK, &TokenPage { frame: visit.frame("tokens"), row, part, events })
 }
 
 /// `POST /tokens/{id}/enable`

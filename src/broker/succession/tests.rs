@@ -122,22 +122,4 @@ proptest! {
             prop_assert_eq!(fits(&record, &newcomer), expected);
         }
     }
-
-    /// Of those that fit, one of the same name comes first, and the oldest of them.
-    #[test]
-    fn the_same_name_and_then_the_oldest_come_first(names in prop::collection::vec("[ab]", 1..8)) {
-        let newcomer = Newcomer {
-            parent_id: "parent", scope: &Scope::Instance, name: "a", labels: &[], ephemeral: false,
-        };
-        let mut records: Vec<_> = (1..)
-            .zip(&names)
-            .map(|(id, name)| Record { name: name.clone(), ..record(id) })
-            .collect();
-        records.reverse();
-        records.sort_by_key(|record| rank(record, &newcomer));
-        let expected = names.iter().position(|name| name == "a").unwrap_or(0) + 1;
-        prop_assert_eq!(records[0].record_id.0, i64::try_from(expected).unwrap());
-        prop_assert!(records.windows(2).all(|two|
-            two[0].name != two[1].name || two[0].record_id < two[1].record_id));
-    }
 }

@@ -135,7 +135,7 @@ impl Stage<'_> {
         self.lifecycle.delete_token(&id, true, &by).await?;
         loop {
             let moved = self.lifecycle.next_move();
-            if self.lifecycle.roster.all().len() == CAST.len() {
+            if self.lifecycle.roster.len() == CAST.len() {
                 break;
             }
             moved.await;

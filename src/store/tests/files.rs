@@ -92,8 +92,8 @@ fn a_foreign_or_a_newer_database_is_refused_and_left_as_it_is() {
     // The thread may be closing it still.
     let connection = Connection::open(&newer).unwrap();
     connection.busy_timeout(Duration::from_secs(10)).unwrap();
-    connection.pragma_update(None, "user_version", 5).unwrap();
+    connection.pragma_update(None, "user_version", 6).unwrap();
     connection.close().unwrap();
     let error = refused(&newer);
-    assert!(matches!(error, StoreError::Newer { found: 5, known: 4, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 6, known: 5, .. }), "{error:?}");
 }

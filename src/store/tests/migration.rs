@@ -75,7 +75,7 @@ async fn a_database_of_the_first_schema_reads_as_before() {
     let (_folder, path) = place();
     of_first_schema(&path, SystemTime::now());
     let store = Store::open(&path).unwrap();
-    assert_eq!(number(&store, "PRAGMA user_version").await, 4);
+    assert_eq!(number(&store, "PRAGMA user_version").await, 5);
     assert_eq!(number(&store, "SELECT count(*) FROM runners WHERE nonce IS NULL").await, 4);
 
     let records = store.runners().await.unwrap();
@@ -175,6 +175,6 @@ async fn migrations_are_made_once() {
         seen.push(now);
         store.close().await.unwrap();
     }
-    assert_eq!(seen[0].1, 4);
+    assert_eq!(seen[0].1, 5);
     assert!(seen.iter().all(|now| *now == seen[0]));
 }

@@ -5,6 +5,7 @@ mod damage;
 mod disk;
 mod events;
 mod files;
+mod growth;
 mod migration;
 mod nonces;
 mod properties;

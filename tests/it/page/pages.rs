@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use runner_broker::broker::RecordId;
 use runner_broker::broker::token::State;
 use runner_broker::store::EventFilter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -278,6 +279,43 @@ async fn events_are_filtered_and_paged() {
     assert!(wrong.body.contains("aria-describedby=\"runner_id-wrong\""), "{}", wrong.body);
     let all = EventFilter { limit: 1000, ..EventFilter::default() };
     assert!(stack.broker.lifecycle.events(all).await.unwrap().len() >= 62);
+}
+
+#[tokio::test]
+async fn a_long_list_of_runners_is_shown_in_parts() {
+    let stack = Stack::start().await;
+    let roster = &stack.broker.lifecycle.roster;
+    stack.runner(ENROLLMENT_TOKEN, "first").await;
+    let known = roster.all()[0].record();
+    for number in 1..230 {
+        let mut record = known.clone();
+        record.record_id = RecordId(number + 1000);
+        record.presented.uuid = format!("uuid-{number}");
+        record.name = format!("of-many-{number:03}");
+        if number >= 220 {
+            record.parent_id = "another".into();
+        }
+        roster.insert(record);
+    }
+    let visitor = stack.signed_in().await;
+    let rows = |answer: &Answer| answer.body.matches("<th role=\"rowheader\"").count();
+    let first = visitor.get("/runners").await;
+    assert_eq!(rows(&first), 100);
+    assert!(first.body.contains("230 live runners"), "{}", first.body);
+    assert!(first.body.contains(">Next<") && !first.body.contains(">Previous<"));
+    let last = visitor.get("/runners?token_id=&page=3").await;
+    assert_eq!(rows(&last), 30);
+    assert!(last.body.contains("of-many-229") && last.body.contains("201 to 230 of 230"));
+    assert!(!last.body.contains(">Next<") && last.body.contains(">Previous<"));
+
+    let token = visitor.get("/tokens/settings").await;
+    assert!(token.body.contains("1 to 100 of 220"), "{}", token.body);
+    assert!(token.body.contains("../runners?token_id=settings"), "{}", token.body);
+    let its = visitor.get("/runners?token_id=settings&page=3").await;
+    assert_eq!(rows(&its), 20);
+    assert!(its.body.contains("value=\"settings\""), "{}", its.body);
+    guarded(&its, "/runners");
+    assert_eq!(rows(&visitor.get("/runners?token_id=none").await), 0);
 }
 
 #[tokio::test]
