@@ -193,6 +193,8 @@ pub(super) struct ConnectionPlace {
 pub struct RequestPlace {
     peer: Arc<Peer>,
     live: Option<Arc<Live>>,
+    /// It was given back already.
+    left: bool,
 }
 
 impl Places {
@@ -248,7 +250,7 @@ impl Places {
             give_back(&peer.counts.requests);
             return Err(Limit::Requests);
         }
-        Ok(RequestPlace { peer, live: None })
+        Ok(RequestPlace { peer, live: None, left: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Known>> {
@@ -265,15 +267,22 @@ impl RequestPlace {
         self.live = Some(Arc::clone(live));
         Ok(())
     }
+
+    /// The request waits where another limit bounds how many do: others may have its place.
+    pub(super) fn leave(&mut self) {
+        if let Some(live) = self.live.take() {
+            give_back(&live.requests);
+        }
+        if !std::mem::replace(&mut self.left, true) {
+            give_back(&self.peer.counts.requests);
+            give_back(&self.peer.places.requests);
+        }
+    }
 }
 
 impl Drop for RequestPlace {
     fn drop(&mut self) {
-        if let Some(live) = &self.live {
-            give_back(&live.requests);
-        }
-        give_back(&self.peer.counts.requests);
-        give_back(&self.peer.places.requests);
+        self.leave();
     }
 }
 

@@ -178,7 +178,7 @@ impl Proxy {
         match class {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(route) if route.is_decided() => {
-                self.decide(route, connection, request, live, caller).await
+                self.decide(route, connection, request, live, caller, place).await
             }
             Class::Plain(Route::FetchTask) if self.gets_no_task(live.as_deref()) => {
                 no_task(request.headers().get(CONTENT_TYPE))
