@@ -2,6 +2,9 @@
 
 use std::fs;
 
+/// Ticks in a second, as proc_pid_stat(5) counts them: Linux shows a hundred to programs, whatever it has itself.
+const TICKS: f64 = 100.0;
+
 /// Seconds of CPU of a process and those of its children that have ended; of user and system together.
 pub fn cpu(pid: u32) -> f64 {
     seconds(&format!("/proc/{pid}/stat"))
@@ -34,5 +37,5 @@ fn seconds(stat: &str) -> f64 {
         .take(4)
         .filter_map(|field| field.parse::<f64>().ok())
         .sum();
-    ticks / rustix::param::clock_ticks_per_second() as f64
+    ticks / TICKS
 }
