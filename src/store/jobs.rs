@@ -40,7 +40,7 @@ where
     F: FnMut(&mut Connection) -> Result<T> + Send + 'static,
     T: Send + 'static,
 {
-    pub(super) fn new(work: F) -> (Message, oneshot::Receiver<Result<T>>) {
+    pub(super) fn message(work: F) -> (Message, oneshot::Receiver<Result<T>>) {
         let (done, outcome) = oneshot::channel();
         (Message::Job(Box::new(Self { work, outcome: None, done })), outcome)
     }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn insert(n: i64, size: i64, jobs: &mut Jobs) -> Outcome {
-        let (message, outcome) = Asked::new(move |c: &mut Connection| {
+        let (message, outcome) = Asked::message(move |c: &mut Connection| {
             let tx = c.savepoint()?;
             tx.execute("INSERT INTO t VALUES (?, zeroblob(?))", (n, size))?;
             let id = tx.last_insert_rowid();

@@ -420,7 +420,7 @@ impl Store {
         &self,
         job: impl FnMut(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (message, outcome) = Asked::new(job);
+        let (message, outcome) = Asked::message(job);
         self.messages.send(message).await.map_err(|_| StoreError::Closed)?;
         outcome
             .await

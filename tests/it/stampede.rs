@@ -144,10 +144,10 @@ async fn who_comes_first_is_registered_first() {
 async fn a_gitea_that_is_slow_is_waited_for() {
     let gitea = gitea();
     let site = Site::new(&gitea);
-    // Seven times sixteen, a fifth of a second each: the last ones wait for twice the time in which one must end.
-    let timing = Timing { turn: Duration::from_millis(600), ..quick() };
+    // Seven times sixteen, at 0.4 s each: the last ones wait for longer than the queue may stand still.
+    let timing = Timing { turn: Duration::from_secs(2), ..quick() };
     let broker = Broker::start_with(&site, timing).await;
-    let slow = Effect::Delay(Duration::from_millis(200));
+    let slow = Effect::Delay(Duration::from_millis(400));
     gitea.faults().always(Route::Register, When::BeforeActing, slow);
     let mut coming = JoinSet::new();
     for number in 0..7 * AT_ONCE {
