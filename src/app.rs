@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -107,8 +107,8 @@ impl App {
         warn_of_volatile_store(&settings);
         settings.limits = within_descriptors(settings.limits);
 
-        let runners = listen("listen.runners", settings.listen.runners).await?;
-        let admin = listen("admin.listen", settings.admin.listen).await?;
+        let runners = listen("listen.runners", settings.listen.runners)?;
+        let admin = listen("admin.listen", settings.admin.listen)?;
         let socket = settings.admin.socket.clone();
         let unix = unix_socket(&socket)
             .map_err(|source| StartError::Socket { path: socket.clone(), source })?;
@@ -336,8 +336,22 @@ async fn second(signals: &mut mpsc::Receiver<Signal>) {
     }
 }
 
-async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+/// Connections that the kernel takes while the broker is at something else, as far as `somaxconn` lets it. One more
+/// is tried again by its client after a second or three.
+const BACKLOG: u32 = 4096;
+
+fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listening = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // As a restart needs it: connections of before may still linger.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listening().map_err(|source| StartError::Listen { key, address, source })
 }
 
 /// Only the broker's own user may dial it. One that an earlier process left behind is replaced; one that

@@ -69,8 +69,6 @@ pub(crate) fn missing(proxies: &[Proxy]) -> Vec<String> {
 
 /// A proxy that runs.
 pub(crate) struct Instance {
-    /// Which.
-    pub(crate) proxy: Proxy,
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// The process.
@@ -116,7 +114,7 @@ pub(crate) fn start(
     let mut process = Process::start(proxy.name(), &mut command, &home.join("log"))?;
     process.listens(address)?;
     let admin = (proxy == Proxy::Broker).then_some(admin);
-    Ok(Instance { proxy, address, process, admin })
+    Ok(Instance { address, process, admin })
 }
 
 fn haproxy(address: SocketAddr, tls: bool, backend: SocketAddr, folder: &Path) -> String {

@@ -74,7 +74,7 @@ fn run(args: &Args) -> io::Result<bool> {
     let folder = args.keep.as_deref().unwrap_or(scratch.path());
     let mut counted = BTreeMap::new();
     for Subject { name, few, many, request } in SUBJECTS {
-        let mut count = |times: usize| {
+        let count = |times: usize| {
             eprintln!("{name}: {times} times");
             instructions(&valgrind, folder, &format!("{name}-{times}"), times, request)
         };

@@ -4,10 +4,11 @@
 //! the one above, and no link is followed there.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -20,8 +21,9 @@ use crate::fault;
 /// A runner file is far smaller.
 const LARGEST: u64 = 1 << 20;
 
-/// Two writers of one file would share its temporary file.
-static TURN: Mutex<()> = Mutex::new(());
+/// Two writers of one file would share its temporary file, and two of one new folder would each take it for the
+/// other's to sync. Others wait for each other's disk by chance only.
+static TURNS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
 
 /// Permissions and owner of a file; exact, whatever the umask.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +98,7 @@ pub fn root_exists(root: &Path) -> bool {
 /// # Errors
 /// The old file, if there was one, is untouched, unless only the last step failed: syncing the folder.
 pub fn write(target: &Target, file: &RunnerFile, owner: Owner) -> Result<(), FileError> {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn(target);
     let path = target.path();
     let (_, name) = target.folders_and_file();
     let folder = open_folder(target, Some(owner))?
@@ -129,7 +131,7 @@ pub fn write(target: &Target, file: &RunnerFile, owner: Owner) -> Result<(), Fil
 /// # Errors
 /// The file is still there.
 pub fn remove(target: &Target, uuid: &str) -> Result<Removed, FileError> {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn(target);
     let path = target.path();
     let (_, name) = target.folders_and_file();
     let Some(folder) = open_folder(target, None)? else { return Ok(Removed::Missing) };
@@ -170,6 +172,15 @@ pub fn is_there(target: &Target, file: &RunnerFile, owner: Owner) -> bool {
     let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
     stat.is_ok_and(|stat| stat.st_mode & 0o777 & !owner.mode == 0)
         && matches!(read(target), Ok(Some(there)) if there.is(file))
+}
+
+/// The turn of all files below the first folder below the root; the root itself may have several names.
+fn turn(target: &Target) -> MutexGuard<'static, ()> {
+    let (folders, file) = target.folders_and_file();
+    let mut hasher = DefaultHasher::new();
+    folders.first().map_or(file, String::as_str).hash(&mut hasher);
+    let turn = &TURNS[hasher.finish() as usize % TURNS.len()];
+    turn.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is there; `None` where there is none.

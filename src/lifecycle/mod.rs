@@ -29,6 +29,7 @@ mod runner_file;
 mod settle;
 mod sweep;
 mod tokens;
+mod turns;
 mod upkeep;
 mod wake;
 
@@ -38,8 +39,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 pub use adopt::{AdoptError, Adoption, Stranger};
@@ -68,9 +69,7 @@ use crate::store::{Store, StoreError, StoredToken};
 use crate::telemetry::Metrics;
 use desk::Desk;
 use settle::Unsettled;
-
-/// Registrations that Gitea is asked for at a time; the others wait their turn.
-const PARALLEL_REGISTRATIONS: usize = 16;
+use turns::Turns;
 
 /// How long things take that no setting names.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +79,8 @@ pub struct Timing {
     pub absence_proves: Duration,
     /// How long Gitea may take for a Register; after that its outcome is unclear.
     pub register: Duration,
+    /// How long a registration waits for its turn with Gitea while none of those before it ends.
+    pub turn: Duration,
     /// How long an answer of Gitea that has begun may pause.
     pub stall: Duration,
     /// The first wait before something unsettled is tried again; it doubles up to five minutes.
@@ -103,6 +104,7 @@ impl Default for Timing {
         Self {
             absence_proves: Duration::from_secs(120),
             register: REGISTER_LIMIT,
+            turn: Duration::from_secs(60),
             stall: Duration::from_secs(10 * 60),
             retry: Duration::from_secs(1),
             flush: Duration::from_secs(2),
@@ -131,7 +133,7 @@ pub struct Lifecycle {
     pub metrics: Arc<Metrics>,
     timing: Timing,
     desk: Arc<Desk>,
-    slots: Semaphore,
+    turns: Turns,
     running: TaskTracker,
     /// Runners that are being registered anew.
     reviving: AtomicUsize,
@@ -191,7 +193,7 @@ impl Lifecycle {
             metrics,
             timing,
             desk: Arc::default(),
-            slots: Semaphore::new(PARALLEL_REGISTRATIONS),
+            turns: Turns::new(timing.turn),
             running: TaskTracker::new(),
             reviving: AtomicUsize::new(0),
             unsettled: Mutex::default(),

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::timeout;
 use tracing::{error, info, warn};
 use zeroize::Zeroize;
 
@@ -26,9 +25,6 @@ use crate::gitea::{RegisterAnswer, RegisterFailure, RegisterRefusal, RestError};
 use crate::proxy::Limit;
 use crate::store::NewRunner;
 use crate::telemetry::metrics::{RegistrationOutcome as Outcome, Rejection};
-
-/// How long a registration waits for its turn with Gitea.
-pub(super) const TURN_LIMIT: Duration = Duration::from_secs(60);
 
 /// A Register that was admitted.
 pub struct Registration {
@@ -173,16 +169,19 @@ impl Lifecycle {
             loop {
                 let settings = self.settings.load_full();
                 let place = self.enrollment.reserve(&key.parent_id, asks, &settings.gitea).await?;
-                let slot = self.slots.acquire().await;
+                let slot = self.turns.next().await;
                 // While it waited for that, its token may have become one that admits fewer.
                 if place.fits() {
                     return Ok((place, slot));
                 }
             }
         };
-        let Ok(turn) = timeout(TURN_LIMIT, turn).await else {
+        let Some(turn) = self.turns.patiently(turn).await else {
             self.metrics.rejection(Rejection::Overload);
-            warn!(runner = key.name, "registration refused: its turn did not come; is Gitea slow?");
+            warn!(
+                runner = key.name,
+                "registration refused: none that was before it came to an end; does the disk hang, or Gitea?"
+            );
             return Err(Failed::Other(Outcome::Rejected, overloaded()));
         };
         let (place, _slot) = turn.map_err(refuse)?;

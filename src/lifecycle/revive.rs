@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
-use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::random::random_hex;
-use super::register::{TURN_LIMIT, draining, overloaded, store_failed};
+use super::register::{draining, overloaded, store_failed};
 use super::wake::came_back;
 use super::{Lifecycle, Live};
 use crate::broker::succession::Pause;
@@ -82,7 +81,7 @@ impl Lifecycle {
     }
 
     async fn register_anew(&self, live: &Arc<Live>, peer: IpAddr) -> Result<(), Failed> {
-        let Ok(Ok(_slot)) = timeout(TURN_LIMIT, self.slots.acquire()).await else {
+        let Some(_turn) = self.turns.patiently(self.turns.next()).await else {
             return Err(Failed::here(Outcome::Rejected, overloaded()));
         };
         // While it waited for its turn, much may have changed.

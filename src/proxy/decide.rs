@@ -16,7 +16,7 @@ use super::body::ProxyBody;
 use super::connection::Connection;
 use super::forward::broken_off;
 use super::headers;
-use super::limits::Limit;
+use super::limits::{Limit, RequestPlace};
 use super::route::Route;
 use super::service::{Proxy, refuse, wrong_method};
 use super::wrong_word::Asked;
@@ -49,6 +49,7 @@ impl Proxy {
         request: Request<Incoming>,
         live: Option<Arc<Live>>,
         caller: Caller,
+        place: &mut Option<RequestPlace>,
     ) -> Response<ProxyBody> {
         if request.method() != Method::POST {
             self.malformed(route, connection, "it is no POST");
@@ -62,7 +63,7 @@ impl Proxy {
             }
         };
         let answer = match route {
-            Route::Register => self.register(connection, call).await,
+            Route::Register => self.register(connection, call, place).await,
             Route::Declare => self.declare(connection, call, live, caller).await,
             _ => self.deregister(connection, call).await,
         };
@@ -135,6 +136,7 @@ impl Proxy {
         &self,
         connection: &Connection,
         call: Call,
+        place: &mut Option<RequestPlace>,
     ) -> Result<Response<ProxyBody>, ConnectError> {
         let mut request: RegisterRequest = decode(call.codec, &call.message)
             .inspect_err(|error| self.malformed(Route::Register, connection, &error.message))?;
@@ -159,6 +161,8 @@ impl Proxy {
             headers: passed,
             dialled,
         };
+        // Another limit bounds how many wait for their turn: they keep nobody at the same address from calling.
+        *place = None;
         let (answer, delivery) = self.lifecycle.register(registration).await?;
         connection.delivers(delivery);
         let mut response = Response::new(ProxyBody::full(answer.body));

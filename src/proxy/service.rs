@@ -103,9 +103,9 @@ impl Proxy {
             self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
             return (response, None);
         }
-        let (place, admitted) = self.admit(class, &connection, &request);
+        let (mut place, admitted) = self.admit(class, &connection, &request);
         let response = match admitted {
-            Ok(live) => self.answer(class, begun, &connection, request, live).await,
+            Ok(live) => self.answer(class, begun, &connection, request, live, &mut place).await,
             Err(refusal) => refusal,
         };
         self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
@@ -176,6 +176,7 @@ impl Proxy {
         connection: &Connection,
         request: Request<Incoming>,
         live: Option<Arc<Live>>,
+        place: &mut Option<RequestPlace>,
     ) -> Response<ProxyBody> {
         let (Class::Plain(route) | Class::Disguised(route)) = class;
         // The two that never go to Gitea are told apart by what they carry.
@@ -196,7 +197,7 @@ impl Proxy {
             Class::Disguised(route) => self.disguised(route, request.uri().path(), connection.peer),
             Class::Plain(route) if route.is_decided() => {
                 // In a box, as the other rare ways: each request has room for what it may have to wait for.
-                Box::pin(self.decide(route, connection, request, live, caller)).await
+                Box::pin(self.decide(route, connection, request, live, caller, place)).await
             }
             Class::Plain(Route::FetchTask) if self.gets_no_task(live.as_deref()) => {
                 no_task(request.headers().get(CONTENT_TYPE))

@@ -41,7 +41,7 @@ impl Store {
     /// # Errors
     /// The database could not be read.
     pub async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
-        self.call(move |c| select(c, filter)).await
+        self.call(move |c| select(c, &filter)).await
     }
 
     /// Forgets the events from before a time, and of the refusals all but the latest 200 000.
@@ -54,7 +54,7 @@ impl Store {
 }
 
 fn insert_all(c: &mut Connection, events: &[Event]) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     for event in events {
         insert(&tx, event)?;
     }
@@ -80,9 +80,9 @@ pub(super) fn insert(c: &Connection, event: &Event) -> Result<()> {
     Ok(())
 }
 
-fn select(c: &Connection, filter: EventFilter) -> Result<Vec<Event>> {
+fn select(c: &Connection, filter: &EventFilter) -> Result<Vec<Event>> {
     let wanted = [
-        ("token_id = ?", filter.token_id.map(Value::from)),
+        ("token_id = ?", filter.token_id.clone().map(Value::from)),
         ("runner_id = ?", filter.runner_id.map(Value::from)),
         ("what = ?", filter.what.map(|what| Value::from(what.as_str().to_owned()))),
         ("seq < ?", filter.before.map(Value::from)),
@@ -103,7 +103,7 @@ fn select(c: &Connection, filter: EventFilter) -> Result<Vec<Event>> {
 }
 
 fn prune(c: &mut Connection, before: SystemTime, keep: i64) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     tx.prepare_cached("DELETE FROM events WHERE at < ?")?.execute([time_ms(before)])?;
     let kinds =
         What::ALL.iter().map(|what| what.as_str()).filter(|what| what.ends_with(".refused"));

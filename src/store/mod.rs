@@ -1,11 +1,13 @@
 //! Records on disk: a SQLite database behind one thread of its own.
 //!
 //! Callers send jobs over a bounded queue and await the outcome. A job that was sent is carried out
-//! even where its caller goes away, in the order of sending, and is on disk when the caller hears of it.
+//! even where its caller goes away, in the order of sending, and is on disk when the caller hears of it. Those that
+//! wait together are written together.
 
 mod error;
 mod events;
 mod holder;
+mod jobs;
 mod lived;
 mod open;
 mod queries;
@@ -32,12 +34,10 @@ use crate::config::Scope;
 
 pub use error::StoreError;
 pub use events::EventFilter;
+use jobs::{Asked, Message};
 use lived::Lived;
 pub use open::folder_is_mount;
 pub use tokens::{StoredToken, TokenSecret};
-
-/// Jobs that may wait; a caller beyond that waits for a place.
-const QUEUE: usize = 256;
 
 /// The broker's records. A clone is another handle to the same database.
 #[derive(Clone)]
@@ -151,7 +151,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let (connection, lived) = open::open(path)?;
         holder::write(path);
-        let (messages, queue) = mpsc::channel(QUEUE);
+        let (messages, queue) = mpsc::channel(jobs::QUEUE);
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
         let file = path.to_owned();
@@ -160,7 +160,7 @@ impl Store {
             .spawn(move || {
                 // Named, so that it is dropped last: after the connection, also where a job panics.
                 let _guard = guard;
-                serve(connection, queue, &file);
+                jobs::serve(connection, queue, &file);
             })
             .map_err(|source| StoreError::Thread { source })?;
         Ok(Self { messages, ended, path: path.into(), lived })
@@ -415,16 +415,13 @@ impl Store {
         outcome.map_err(|error| StoreError::of(error, &self.path))
     }
 
+    /// A job that is carried out anew starts from what it was, so that it changes nothing but the database.
     async fn call<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        job: impl FnMut(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (done, outcome) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            // Nobody may be waiting any more; the job is done all the same.
-            let _ = done.send(job(connection));
-        });
-        self.messages.send(Message::Job(job)).await.map_err(|_| StoreError::Closed)?;
+        let (message, outcome) = Asked::message(job);
+        self.messages.send(message).await.map_err(|_| StoreError::Closed)?;
         outcome
             .await
             .map_err(|_| StoreError::Closed)?
@@ -463,35 +460,5 @@ impl fmt::Debug for KeptAnswer {
             .field("record_id", &self.record_id)
             .field("key", &self.key)
             .finish_non_exhaustive()
-    }
-}
-
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
-
-enum Message {
-    Job(Job),
-    Close(oneshot::Sender<rusqlite::Result<()>>),
-}
-
-/// The thread: ends when it was told to close and the queue is empty, or when the last handle is gone.
-fn serve(mut connection: Connection, mut queue: mpsc::Receiver<Message>, file: &Path) {
-    let mut closers = Vec::new();
-    while let Some(message) = queue.blocking_recv() {
-        match message {
-            Message::Job(job) => job(&mut connection),
-            Message::Close(done) => {
-                queue.close();
-                closers.push(done);
-            }
-        }
-    }
-    let checkpoint = queries::checkpoint(&connection);
-    holder::remove(file);
-    let outcome =
-        checkpoint.and_then(|()| connection.close().map_err(|(_connection, error)| error));
-    if let Some(first) = closers.into_iter().next() {
-        let _ = first.send(outcome);
-    } else if let Err(error) = outcome {
-        tracing::warn!(%error, "the store was not closed cleanly; the next start takes care of it");
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn intents(c: &Connection) -> Result<Vec<StoredIntent>> {
 pub(super) fn complete(c: &mut Connection, new: &NewRunner) -> Result<Record> {
     let NewRunner { intent, credentials, .. } = new;
     let key = &intent.key;
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     drop_intent(&tx, &intent.nonce)?;
     let (upstream, nonce) = match &new.taken_over {
         Some((parked, upstream)) => {
@@ -145,7 +145,7 @@ fn nonce_of(c: &Connection, id: RecordId) -> Result<Option<String>> {
 /// What is known of the registrations with these nonces; of most of them nothing.
 pub(super) fn traces(c: &mut Connection, nonces: &[String]) -> Result<HashMap<String, Vec<Trace>>> {
     // One transaction: a registration that lands meanwhile is the one or the other.
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     let mut known = HashMap::new();
     for nonce in nonces {
         let mut traces = tx
@@ -167,7 +167,7 @@ pub(super) fn revive(
     upstream: &Credentials,
     event: &Event,
 ) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     drop_intent(&tx, nonce)?;
     tx.prepare_cached(
         "UPDATE runners SET upstream_id = ?, upstream_uuid = ?, upstream_token = ?, state = 'active',
@@ -181,7 +181,7 @@ pub(super) fn revive(
 
 pub(super) fn adopt(c: &mut Connection, new: &Adopted, event: &Event) -> Result<Record> {
     let credentials = &new.credentials;
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     tx.prepare_cached(
         "INSERT INTO runners (scope, presented_id, presented_uuid, presented_token,
                               upstream_id, upstream_uuid, upstream_token,
@@ -315,7 +315,7 @@ pub(super) fn set_state(
     let now = SystemTime::now();
     let ended = matches!(state, RecordState::Ended(_));
     let rests = state.is_resting();
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     tx.prepare_cached(
         "UPDATE runners SET state = ?, reason = ?, ended_at = ? WHERE record_id = ?",
     )?
@@ -333,7 +333,7 @@ pub(super) fn set_state(
 }
 
 pub(super) fn revoke(c: &mut Connection, ids: &[RecordId]) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     for id in ids {
         tx.prepare_cached(
             "UPDATE runners SET state = 'deregistering', reason = 'revoked'
@@ -345,7 +345,7 @@ pub(super) fn revoke(c: &mut Connection, ids: &[RecordId]) -> Result<()> {
 }
 
 pub(super) fn touch(c: &mut Connection, batch: &[Touch]) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     {
         let mut update = tx.prepare_cached(
             "UPDATE runners SET last_seen_at = coalesce(?, last_seen_at),

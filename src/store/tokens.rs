@@ -171,7 +171,7 @@ fn select(c: &Connection) -> Result<Vec<StoredToken>> {
 }
 
 fn insert(c: &mut Connection, token: &Token, digest: &[u8; 32], event: &Event) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     write(&tx, INSERT, token)?;
     insert_secret(&tx, &token.id, digest)?;
     events::insert(&tx, event)?;
@@ -185,7 +185,7 @@ fn insert_secret(c: &Connection, token_id: &str, digest: &[u8; 32]) -> Result<()
 }
 
 fn save(c: &mut Connection, token: &Token, event: &Event) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     change(&tx, token)?;
     events::insert(&tx, event)?;
     tx.commit()
@@ -205,7 +205,7 @@ fn rotate(
     old_until: SystemTime,
     event: &Event,
 ) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     tx.prepare_cached(
         "UPDATE token_secrets SET until = min(coalesce(until, ?1), ?1) WHERE token_id = ?2",
     )?
@@ -218,7 +218,7 @@ fn rotate(
 }
 
 fn delete(c: &mut Connection, token: &Token, event: &Event) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     change(&tx, token)?;
     tx.prepare_cached("DELETE FROM token_secrets WHERE token_id = ?")?.execute([&token.id])?;
     events::insert(&tx, event)?;
@@ -226,7 +226,7 @@ fn delete(c: &mut Connection, token: &Token, event: &Event) -> Result<()> {
 }
 
 fn declare(c: &mut Connection, tokens: &[Token], events: &[Event]) -> Result<()> {
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     for token in tokens {
         write(&tx, &format!("{INSERT}{OR_CHANGE}"), token)?;
     }
@@ -238,7 +238,7 @@ fn declare(c: &mut Connection, tokens: &[Token], events: &[Event]) -> Result<()>
 
 fn prune(c: &mut Connection, now: SystemTime) -> Result<Vec<String>> {
     let before = now.checked_sub(KEEP_ENDED).unwrap_or(SystemTime::UNIX_EPOCH);
-    let tx = c.transaction()?;
+    let tx = c.savepoint()?;
     let pruned = tx
         .prepare_cached(
             "DELETE FROM tokens

@@ -27,7 +27,8 @@ const JOB: Duration = Duration::from_secs(120);
 
 /// A Gitea that can be restarted; it ends with this value.
 pub struct Gitea {
-    process: Option<Process>,
+    /// While it is up.
+    pub process: Option<Process>,
     // Dropped after the process that writes there.
     home: TempDir,
     user: Option<User>,

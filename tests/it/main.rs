@@ -54,6 +54,7 @@ mod settling;
 mod shutdown;
 mod signals;
 mod situations;
+mod stampede;
 mod streaming;
 mod support;
 mod systemd;

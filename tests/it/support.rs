@@ -41,6 +41,7 @@ pub(crate) fn quick() -> Timing {
     Timing {
         absence_proves: Duration::from_millis(200),
         register: Duration::from_secs(10),
+        turn: Duration::from_secs(60),
         stall: Duration::from_secs(60),
         retry: Duration::from_millis(20),
         flush: Duration::from_millis(20),

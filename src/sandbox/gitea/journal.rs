@@ -32,6 +32,8 @@ pub struct Entry {
     pub body: Bytes,
     /// Its body has been read (where it does not stream).
     pub complete: bool,
+    /// When its answer, right or wrong, was handed over.
+    pub answered_at: Option<SystemTime>,
 }
 
 impl Entry {
@@ -111,16 +113,27 @@ impl Journal {
             headers: head.headers.clone(),
             body: Bytes::new(),
             complete: false,
+            answered_at: None,
         });
         number
     }
 
     pub(super) fn completed(&self, number: u64, body: &Bytes) {
-        let mut book = self.lock();
-        if let Some(entry) = book.entries.iter_mut().rev().find(|entry| entry.number == number) {
+        self.note(number, |entry| {
             // A copy, so that a small piece does not hold a large body.
             entry.body = Bytes::copy_from_slice(&body[..body.len().min(BODY_LIMIT)]);
             entry.complete = true;
+        });
+    }
+
+    pub(super) fn answered(&self, number: u64) {
+        self.note(number, |entry| entry.answered_at = Some(SystemTime::now()));
+    }
+
+    fn note(&self, number: u64, note: impl FnOnce(&mut Entry)) {
+        let mut book = self.lock();
+        if let Some(entry) = book.entries.iter_mut().rev().find(|entry| entry.number == number) {
+            note(entry);
         }
         drop(book);
         self.0.changed.notify_waiters();

@@ -340,9 +340,15 @@ impl Host {
     }
 
     async fn handle(&self, request: Request<Incoming>) -> Result<Reply, End> {
-        let shared = &self.shared;
         let (head, body) = request.into_parts();
-        let number = shared.journal.arrived(&head);
+        let number = self.shared.journal.arrived(&head);
+        let reply = self.answer(number, head, body).await;
+        self.shared.journal.answered(number);
+        reply
+    }
+
+    async fn answer(&self, number: u64, head: Parts, body: Incoming) -> Result<Reply, End> {
+        let shared = &self.shared;
         let path = route::normalize(head.uri.path(), &shared.options.sub_path);
         let path = path.map(Cow::into_owned);
         if let Some(path) = path.as_deref().filter(|path| extra::is_streamed(path)) {
