@@ -38,7 +38,7 @@ impl Proxy {
     /// The program; what to install where there is none.
     fn program(self) -> Result<PathBuf, String> {
         let (name, package) = match self {
-            Self::Broker => return Ok(broker::PROGRAM.into()),
+            Self::Broker => return broker::program().map_err(|error| error.to_string()),
             Self::Haproxy => ("haproxy", "haproxy"),
             Self::Nginx => ("nginx", "nginx-light"),
             Self::Caddy => ("caddy", "caddy"),

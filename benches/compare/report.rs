@@ -1,4 +1,4 @@
-//! What was measured, as a table for people and as numbers for programs.
+//! What was measured: tables for people, plots, and numbers for programs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,7 +6,9 @@ use std::{fs, io};
 
 use serde::Serialize;
 
+use super::kit::plot::Bars;
 use super::kit::stats::median;
+use super::kit::table::Table;
 use super::proxies::Proxy;
 use super::rounds::{Bench, Body, CONNECTIONS, IDLE, Latency, Memory, RATES, Requests};
 
@@ -22,6 +24,14 @@ pub(crate) struct Report {
     pub(crate) latencies: Vec<Latency>,
     pub(crate) memory: Vec<Memory>,
     pub(crate) bodies: Vec<Body>,
+}
+
+/// One plot or table: a figure for each target in each group, where there is one.
+struct Figures {
+    title: &'static str,
+    unit: &'static str,
+    file: &'static str,
+    groups: Vec<(String, Vec<Option<f64>>)>,
 }
 
 impl Report {
@@ -44,114 +54,221 @@ impl Report {
         let versions: Vec<_> =
             self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         println!("{}; {} rounds of {} s\n", versions.join(", "), self.rounds, self.seconds);
-        for tls in [false, true] {
-            let of_this = || self.requests.iter().filter(move |one| one.tls == tls);
-            if of_this().next().is_none() {
+        self.print_requests();
+        self.print_latencies();
+        self.print_memory();
+        self.print_bodies();
+    }
+
+    fn print_requests(&self) {
+        for (tls, by) in [(false, "in plain"), (true, "by TLS")] {
+            let names =
+                names(self.requests.iter().filter(|one| one.tls == tls).map(|one| one.target));
+            if names.is_empty() {
                 continue;
             }
-            let by = if tls { "by TLS" } else { "in plain" };
             println!("Polls {by}: CPU-s for a million (user + system), and how many a second\n");
-            print_head(CONNECTIONS.iter().flat_map(|n| [format!("{n} conn."), "a second".into()]));
-            for target in names(of_this().map(|one| one.target)) {
-                let cells = CONNECTIONS.iter().flat_map(|connections| {
-                    let rounds = || {
-                        of_this().filter(move |one| {
-                            one.target == target && one.connections == *connections
-                        })
-                    };
-                    let million = |part: fn(&Requests) -> f64| {
-                        median(rounds().map(|one| part(one) / one.requests as f64 * 1e6).collect())
-                    };
-                    let user = million(|one| one.user_seconds);
-                    let system = million(|one| one.system_seconds);
-                    let cpu = million(|one| one.user_seconds + one.system_seconds);
-                    let rate =
-                        median(rounds().map(|one| one.requests as f64 / one.seconds).collect());
+            let heads = CONNECTIONS.map(|count| [format!("{count} at once"), "a second".into()]);
+            let mut table =
+                Table::new([String::new()].into_iter().chain(heads.into_iter().flatten()));
+            for name in names {
+                let cells = CONNECTIONS.map(|count| {
+                    let of = |part: fn(&Requests) -> f64| self.request(name, tls, count, part);
+                    let user = of(|one| one.user_seconds / one.requests as f64 * 1e6);
+                    let system = of(|one| one.system_seconds / one.requests as f64 * 1e6);
+                    let cpu = of(Requests::cpu_of_a_million);
                     let cpu = match cpu {
-                        0.0 => String::new(),
-                        cpu => format!("{cpu:.1} ({user:.1} + {system:.1})"),
+                        Some(cpu) if cpu > 0.0 => {
+                            let (user, system) = (user.unwrap_or(0.0), system.unwrap_or(0.0));
+                            format!("{cpu:.1} ({user:.1} + {system:.1})")
+                        }
+                        _ => String::new(),
                     };
+                    let rate = of(|one| one.requests as f64 / one.seconds).unwrap_or(0.0);
                     [cpu, format!("{rate:.0}")]
                 });
-                print_row(target, cells);
+                table.row([name.to_owned()].into_iter().chain(cells.into_iter().flatten()));
             }
-            println!();
-        }
-        if !self.latencies.is_empty() {
-            println!("Latency added to the direct one, in ms: p50, p99, p99.9\n");
-            print_head(RATES.iter().map(|rate| format!("{rate} a second")));
-            for target in names(self.latencies.iter().map(|one| one.target)) {
-                let of = |name: &str, rate| {
-                    self.latencies.iter().find(|one| one.target == name && one.rate == rate)
-                };
-                let cells = RATES.iter().map(|&rate| {
-                    let Some(one) = of(target, rate) else { return String::new() };
-                    let direct = of("direct", rate).filter(|_| self.is_proxy(target));
-                    let added =
-                        |part: fn(&Latency) -> f64| (part(one) - direct.map_or(0.0, part)) * 1e3;
-                    format!(
-                        "{:.3}, {:.3}, {:.3}",
-                        added(|one| one.p50_seconds),
-                        added(|one| one.p99_seconds),
-                        added(|one| one.p999_seconds)
-                    )
-                });
-                let whole = if self.is_proxy(target) { "" } else { " (whole)" };
-                print_row(&format!("{target}{whole}"), cells);
-            }
-            println!();
-        }
-        if !self.memory.is_empty() {
-            println!("Memory (RSS) with idle connections by TLS, in MiB\n");
-            print_head(IDLE.iter().map(ToString::to_string));
-            for target in names(self.memory.iter().map(|one| one.target)) {
-                let cells = IDLE.iter().map(|connections| {
-                    let rounds = self
-                        .memory
-                        .iter()
-                        .filter(|one| one.target == target && one.connections == *connections);
-                    format!("{:.1}", median(rounds.map(|one| one.bytes as f64 / MIB).collect()))
-                });
-                print_row(target, cells);
-            }
-            println!();
-        }
-        if !self.bodies.is_empty() {
-            println!("A body of 1 GiB: CPU-s (user + system), s, growth of memory in MiB\n");
-            print_head(["up", "down"].map(str::to_owned).into_iter());
-            for target in names(self.bodies.iter().map(|one| one.target)) {
-                let cells = [true, false].into_iter().map(|upload| {
-                    let of = |part: fn(&Body) -> f64| {
-                        let rounds = self
-                            .bodies
-                            .iter()
-                            .filter(|one| one.target == target && one.upload == upload);
-                        median(rounds.map(part).collect())
-                    };
-                    format!(
-                        "{:.2} ({:.2} + {:.2}), {:.2}, {:.1}",
-                        of(|one| one.user_seconds + one.system_seconds),
-                        of(|one| one.user_seconds),
-                        of(|one| one.system_seconds),
-                        of(|one| one.seconds),
-                        of(|one| one.memory_growth_bytes as f64 / MIB)
-                    )
-                });
-                print_row(target, cells);
-            }
+            println!("{table}");
         }
     }
 
-    fn is_proxy(&self, name: &str) -> bool {
-        Proxy::ALL.iter().any(|proxy| proxy.name() == name)
+    fn print_latencies(&self) {
+        if self.latencies.is_empty() {
+            return;
+        }
+        println!(
+            "Latency at a fixed rate, in ms: p50, p99, p99.9; of the proxies less the direct one\n"
+        );
+        let heads = RATES.map(|rate| format!("{rate} a second"));
+        let mut table = Table::new([String::new()].into_iter().chain(heads));
+        for name in names(self.latencies.iter().map(|one| one.target)) {
+            let cells = RATES.map(|rate| {
+                let parts: [fn(&Latency) -> f64; 3] =
+                    [|one| one.p50_seconds, |one| one.p99_seconds, |one| one.p999_seconds];
+                let added = |part| {
+                    self.added(name, rate, part)
+                        .map_or(String::new(), |s| format!("{:.3}", s * 1e3))
+                };
+                parts.map(added).join(", ")
+            });
+            table.row([name.to_owned()].into_iter().chain(cells));
+        }
+        println!("{table}");
+    }
+
+    fn print_memory(&self) {
+        if self.memory.is_empty() {
+            return;
+        }
+        println!("Memory (RSS) with idle connections by TLS, in MiB\n");
+        let mut table =
+            Table::new([String::new()].into_iter().chain(IDLE.map(|idle| idle.to_string())));
+        for name in names(self.memory.iter().map(|one| one.target)) {
+            let cells = IDLE.map(|idle| {
+                self.memory_of(name, idle).map_or(String::new(), |mib| format!("{mib:.1}"))
+            });
+            table.row([name.to_owned()].into_iter().chain(cells));
+        }
+        println!("{table}");
+    }
+
+    fn print_bodies(&self) {
+        if self.bodies.is_empty() {
+            return;
+        }
+        println!("A body of 1 GiB: CPU-s (user + system), s, growth of memory in MiB\n");
+        let mut table = Table::new(["", "up", "down"]);
+        for name in names(self.bodies.iter().map(|one| one.target)) {
+            let cells = [true, false].map(|upload| {
+                let of = |part: fn(&Body) -> f64| self.body(name, upload, part).unwrap_or(0.0);
+                format!(
+                    "{:.2} ({:.2} + {:.2}), {:.2}, {:.1}",
+                    of(|one| one.user_seconds + one.system_seconds),
+                    of(|one| one.user_seconds),
+                    of(|one| one.system_seconds),
+                    of(|one| one.seconds),
+                    of(|one| one.memory_growth_bytes as f64 / MIB)
+                )
+            });
+            table.row([name.to_owned()].into_iter().chain(cells));
+        }
+        println!("{table}");
+    }
+
+    fn request(
+        &self,
+        name: &str,
+        tls: bool,
+        connections: usize,
+        part: fn(&Requests) -> f64,
+    ) -> Option<f64> {
+        let rounds = self
+            .requests
+            .iter()
+            .filter(|one| one.target == name && one.tls == tls && one.connections == connections);
+        middle(rounds.map(part))
+    }
+
+    /// What a proxy adds to the time of the direct way; of others, their time.
+    fn added(&self, name: &str, rate: u32, part: fn(&Latency) -> f64) -> Option<f64> {
+        let of = |name: &str| {
+            let mut all = self.latencies.iter();
+            all.find(|one| one.target == name && one.rate == rate).map(part)
+        };
+        let is_proxy = Proxy::ALL.iter().any(|proxy| proxy.name() == name);
+        let direct = of("direct").filter(|_| is_proxy).unwrap_or(0.0);
+        of(name).map(|time| time - direct)
+    }
+
+    fn memory_of(&self, name: &str, connections: usize) -> Option<f64> {
+        let rounds =
+            self.memory.iter().filter(|one| one.target == name && one.connections == connections);
+        middle(rounds.map(|one| one.bytes as f64 / MIB))
+    }
+
+    fn body(&self, name: &str, upload: bool, part: fn(&Body) -> f64) -> Option<f64> {
+        let rounds = self.bodies.iter().filter(|one| one.target == name && one.upload == upload);
+        middle(rounds.map(part))
     }
 
     /// Raw numbers and plots.
     pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
         let file = folder.join("compare.json");
-        fs::write(&file, serde_json::to_string_pretty(self)? + "\n")
+        fs::write(&file, serde_json::to_string_pretty(self)? + "\n")?;
+        let names: Vec<_> = self.versions.iter().map(|(name, _)| *name).collect();
+        for Figures { title, unit, file, groups } in self.figures(&names) {
+            if groups.iter().all(|(_, figures)| figures.iter().all(Option::is_none)) {
+                continue;
+            }
+            let groups = groups.iter().map(|(name, figures)| (name.as_str(), figures.clone()));
+            let bars = Bars { title, label: unit, series: &names, groups: groups.collect() };
+            let drawn = bars.write(&folder.join(file));
+            drawn.map_err(|error| io::Error::other(error.to_string()))?;
+        }
+        Ok(())
     }
+
+    fn figures(&self, names: &[&str]) -> [Figures; 4] {
+        let of_all =
+            |figure: &dyn Fn(&str) -> Option<f64>| names.iter().map(|n| figure(n)).collect();
+        let ways = [(false, "plain"), (true, "TLS")];
+        let requests = ways.into_iter().flat_map(|(tls, way)| {
+            CONNECTIONS.map(|count| {
+                let cpu = |name: &str| self.request(name, tls, count, Requests::cpu_of_a_million);
+                (format!("{way}, {count} at once"), of_all(&cpu))
+            })
+        });
+        let latencies = RATES.map(|rate| {
+            let p99 = |name: &str| self.added(name, rate, |one| one.p99_seconds * 1e3);
+            (format!("{rate} a second"), of_all(&p99))
+        });
+        let memory = IDLE.map(|idle| {
+            (format!("{idle} connections"), of_all(&|name: &str| self.memory_of(name, idle)))
+        });
+        let bodies = [(true, "up"), (false, "down")].map(|(upload, way)| {
+            let cpu = |one: &Body| one.user_seconds + one.system_seconds;
+            (format!("1 GiB {way}"), of_all(&|name: &str| self.body(name, upload, cpu)))
+        });
+        [
+            Figures {
+                title: "CPU of a poll",
+                unit: "CPU-seconds for a million",
+                file: "compare-cpu.svg",
+                groups: requests.collect(),
+            },
+            Figures {
+                title: "Latency that is added (p99)",
+                unit: "milliseconds",
+                file: "compare-latency.svg",
+                groups: latencies.into(),
+            },
+            Figures {
+                title: "Memory with idle connections by TLS",
+                unit: "MiB (RSS)",
+                file: "compare-memory.svg",
+                groups: memory.into(),
+            },
+            Figures {
+                title: "CPU of large bodies",
+                unit: "CPU-seconds",
+                file: "compare-bodies.svg",
+                groups: bodies.into(),
+            },
+        ]
+    }
+}
+
+impl Requests {
+    fn cpu_of_a_million(&self) -> f64 {
+        (self.user_seconds + self.system_seconds) / self.requests as f64 * 1e6
+    }
+}
+
+fn middle(rounds: impl Iterator<Item = f64>) -> Option<f64> {
+    let rounds: Vec<_> = rounds.collect();
+    (!rounds.is_empty()).then(|| median(rounds))
 }
 
 /// Each once, in the order in which they came first.
@@ -163,14 +280,4 @@ fn names(all: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
         }
     }
     names
-}
-
-fn print_head(columns: impl Iterator<Item = String>) {
-    let columns: Vec<_> = columns.collect();
-    println!("| | {} |", columns.join(" | "));
-    println!("|---|{}", "---:|".repeat(columns.len()));
-}
-
-fn print_row(name: &str, cells: impl Iterator<Item = String>) {
-    println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
 }

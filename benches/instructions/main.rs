@@ -15,7 +15,7 @@ use std::{fs, io};
 
 use clap::Parser;
 
-use kit::broker::{PROGRAM, Setup};
+use kit::broker::{self, Setup};
 use kit::client::{Client, Target};
 use kit::process::{Process, free_port, program};
 use kit::{backend, wire};
@@ -130,7 +130,8 @@ fn instructions(
     command
         .arg("--tool=callgrind")
         .arg(format!("--callgrind-out-file={}", counts.display()))
-        .args([PROGRAM, "serve", "--config"])
+        .arg(broker::program()?)
+        .args(["serve", "--config"])
         .arg(settings);
     let mut broker = Process::start(name, &mut command, &home.join("log"))?;
     broker.listens(setup.address)?;

@@ -2,10 +2,41 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::{fs, io};
 
-/// The program, as it is built for use.
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_runner-broker");
+/// The program, built once a bench as for use: cargo builds the one beside a bench with what only tests need of
+/// the libraries. It keeps its names, so that profiles are of use.
+pub(crate) fn program() -> io::Result<PathBuf> {
+    static BUILT: OnceLock<bool> = OnceLock::new();
+    let beside = PathBuf::from(env!("CARGO_BIN_EXE_runner-broker"));
+    let built = BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--profile",
+            "bench",
+            "--bin",
+            "runner-broker",
+        ]);
+        // Its profile's folder is that of the bench, in the target folder.
+        let target = beside.parent().and_then(Path::parent);
+        let built = cargo
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .arg("--target-dir")
+            .arg(target.unwrap_or(Path::new("target")))
+            .status();
+        built.is_ok_and(|status| status.success())
+    });
+    match built {
+        true => Ok(beside),
+        false => Err(io::Error::other("the broker was not built; cargo says why")),
+    }
+}
+
 /// What runners enroll with.
 pub(crate) const ENROLLMENT_TOKEN: &str = "an-enrollment-token-of-the-benches-alone";
 
