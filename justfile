@@ -37,6 +37,14 @@ fuzz target seconds="60":
     mkdir -p fuzz/corpus/{{target}}
     cargo +nightly fuzz run --sanitizer none {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -dict=fuzz/dict/{{target}} -max_total_time={{seconds}}
 
+# Instructions of a poll and of a registration, against what is expected; needs valgrind
+instructions:
+    cargo bench --bench instructions
+
+# The broker beside HAProxy, nginx and Caddy; says what is missing
+compare *args:
+    cargo bench --bench compare -- {{args}}
+
 # Licences, advisories and sources of all dependencies; needs cargo-deny
 deny:
     cargo deny check

@@ -27,6 +27,8 @@ pub struct Patient {
     /// What was read of it already, and how that ended where it broke.
     read: Option<Bytes>,
     broke: Option<hyper::Error>,
+    /// That it broke is told with the next turn.
+    breaks: bool,
     body: InBody,
     limit: Duration,
     /// Made at the first wait: most answers come in one piece with their head.
@@ -51,7 +53,7 @@ impl Patient {
         limit: Duration,
     ) -> Self {
         let read = (!read.is_empty()).then_some(read);
-        Self { read, broke, body: body.into(), limit, timer: None, moved: false }
+        Self { read, broke, breaks: false, body: body.into(), limit, timer: None, moved: false }
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
@@ -76,12 +78,22 @@ impl Patient {
         if let Some(read) = self.read.take() {
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
-        if let Some(error) = self.broke.take() {
-            return Poll::Ready(Some(Err(BodyError::Broken(error))));
-        }
-        if let Poll::Ready(frame) = data_of(&mut self.body, context) {
+        if self.broke.is_none()
+            && let Poll::Ready(frame) = data_of(&mut self.body, context)
+        {
             self.moved = true;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
+            match frame {
+                Some(Err(error)) => self.broke = Some(error),
+                frame => return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken))),
+            }
+        }
+        if self.broke.is_some() {
+            // The library throws away what it has not written when it learns of a break: it writes that first.
+            if !std::mem::replace(&mut self.breaks, true) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            return Poll::Ready(self.broke.take().map(|error| Err(BodyError::Broken(error))));
         }
         loop {
             let timer = self.timer.get_or_insert_with(|| {
