@@ -51,11 +51,15 @@ pub(super) async fn converse(
         requests: TaskTracker::new(),
         progress: Arc::default(),
     };
+    // Each way is in a box of its own, so that no connection has room for another's needs, and none for those of its
+    // handshake once that is over.
     let ended = match handshakes {
-        None => service.http1(Told::new(stream, false, Arc::clone(&broken)), &stop).await,
-        // In a box, so that a connection without TLS has no room for what that needs.
+        None => {
+            let stream = Told::new(stream, false, Arc::clone(&broken));
+            Box::pin(service.http1(stream, &stop)).await
+        }
         Some(handshakes) => {
-            match Box::pin(service.tls(stream, &handshakes, Arc::clone(&broken), &stop)).await {
+            match service.tls(stream, &handshakes, Arc::clone(&broken), &stop).await {
                 Some(ended) => ended,
                 None => return,
             }
@@ -91,14 +95,14 @@ impl Service {
     ) -> Option<Option<hyper::Result<()>>> {
         let told = |stream| Told::new(stream, true, broken);
         let opened = tokio::select! {
-            opened = handshakes.open(stream, self.connection.peer.ip(), told) => opened,
+            opened = Box::pin(handshakes.open(stream, self.connection.peer.ip(), told)) => opened,
             () = stop.cancelled() => return None,
         };
         match opened {
-            Opened::Tls { stream, http2: false } => Some(self.http1(stream, stop).await),
-            Opened::Tls { stream, http2: true } => Some(self.http2(stream, stop).await),
+            Opened::Tls { stream, http2: false } => Some(Box::pin(self.http1(stream, stop)).await),
+            Opened::Tls { stream, http2: true } => Some(Box::pin(self.http2(stream, stop)).await),
             Opened::Plain(stream) => {
-                http::answer_plain(stream, plain_http(), stop.cancelled()).await;
+                Box::pin(http::answer_plain(stream, plain_http(), stop.cancelled())).await;
                 None
             }
             Opened::Nothing => None,
