@@ -68,8 +68,7 @@ impl Site {
             ("CREDENTIALS__ADDRESS", "broker".into()),
             // All runners of the bench have one address.
             ("LIMITS__CONNECTIONS_PER_PEER", "16384".into()),
-            ("LIMITS__REQUESTS", "16384".into()),
-            ("LIMITS__REQUESTS_PER_PEER", "16384".into()),
+            ("LIMITS__REQUESTS_PER_PEER", "4096".into()),
             ("SHUTDOWN__DEREGISTER", "none".into()),
             ("STORE__URL", format!("sqlite:{}", self.store().display())),
             ("LOG__FORMAT", "json".into()),
