@@ -69,7 +69,8 @@ impl Site {
             // All runners of the bench have one address, and 20,000 open files allow no more.
             ("LIMITS__CONNECTIONS", "12000".into()),
             ("LIMITS__CONNECTIONS_PER_PEER", "12000".into()),
-            ("LIMITS__REQUESTS_PER_PEER", "4096".into()),
+            ("LIMITS__REQUESTS", "6000".into()),
+            ("LIMITS__REQUESTS_PER_PEER", "6000".into()),
             ("SHUTDOWN__DEREGISTER", "none".into()),
             ("STORE__URL", format!("sqlite:{}", self.store().display())),
             ("LOG__FORMAT", "json".into()),
