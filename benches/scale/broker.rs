@@ -66,10 +66,11 @@ impl Site {
             ("ENROLLMENT__TOKEN_FILE", text("enrollment")),
             ("CREDENTIALS__PATH", text("no-folder/{id}/.runner")),
             ("CREDENTIALS__ADDRESS", "broker".into()),
-            // All runners of the bench have one address.
-            ("LIMITS__CONNECTIONS_PER_PEER", "16384".into()),
-            ("LIMITS__REQUESTS", "16384".into()),
-            ("LIMITS__REQUESTS_PER_PEER", "16384".into()),
+            // All runners of the bench have one address, and 20,000 open files allow no more.
+            ("LIMITS__CONNECTIONS", "12000".into()),
+            ("LIMITS__CONNECTIONS_PER_PEER", "12000".into()),
+            ("LIMITS__REQUESTS", "6000".into()),
+            ("LIMITS__REQUESTS_PER_PEER", "6000".into()),
             ("SHUTDOWN__DEREGISTER", "none".into()),
             ("STORE__URL", format!("sqlite:{}", self.store().display())),
             ("LOG__FORMAT", "json".into()),

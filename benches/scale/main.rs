@@ -133,7 +133,7 @@ async fn same_load(places: &mut [Place], quick: bool) {
             let spent = place.broker().cpu() - before;
             // The first one warms up.
             if round > 0 {
-                place.same = (place.same.0 + spent, place.same.1 + polled.0.len());
+                place.same = (place.same.0 + spent, place.same.1 + polled.count());
             }
         }
     }
@@ -173,12 +173,12 @@ fn ask_for_pages(place: &mut Place) {
 /// All live runners poll as real ones do; then they do so while an admin looks and Prometheus scrapes.
 fn all_poll(runtime: &Runtime, place: &mut Place, quick: bool) {
     let during = Duration::from_secs(if quick { 6 } else { 14 });
-    let rhythm = Rhythm { every: (Duration::from_secs(2), Duration::from_secs(5)), during };
+    let rhythm = Rhythm { every: (Duration::from_secs(4), Duration::from_secs(6)), during };
     let (memory, before) = (place.broker().memory(), place.broker().cpu());
     let polled = runtime.block_on(poll(place.broker().runners, &place.live, rhythm));
     let spent = place.broker().cpu() - before;
     let grown = place.broker().memory().saturating_sub(memory);
-    let (polls, live) = (polled.0.len() as f64, place.live.len() as f64);
+    let (polls, live) = (polled.count() as f64, place.live.len() as f64);
     place.note("polls a second, all live runners", "", polls / during.as_secs_f64());
     place.note("a poll, all live runners", "µs", us(spent) / polls);
     place.note(
@@ -186,6 +186,12 @@ fn all_poll(runtime: &Runtime, place: &mut Place, quick: bool) {
         "KiB",
         grown as f64 / 1024.0 / live,
     );
+    place.note(
+        "CPU of the broker meanwhile",
+        "% of a core",
+        100.0 * spent.as_secs_f64() / during.as_secs_f64(),
+    );
+    place.note("polls refused", "", polled.refused as f64);
     tell_latency(place, &polled, ["latency p50", "latency p99", "latency, longest"]);
 
     let stop = Instant::now() + during;

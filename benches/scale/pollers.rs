@@ -20,14 +20,24 @@ pub(crate) struct Rhythm {
     pub(crate) during: Duration,
 }
 
-/// How long each poll took, in ascending order.
-pub(crate) struct Polled(pub(crate) Vec<Duration>);
+/// What came of the polls.
+pub(crate) struct Polled {
+    /// How long each took that was answered, in ascending order.
+    took: Vec<Duration>,
+    /// How many the broker refused, because it had too much to do.
+    pub(crate) refused: usize,
+}
 
 impl Polled {
+    /// How many were answered.
+    pub(crate) fn count(&self) -> usize {
+        self.took.len()
+    }
+
     /// So much of all took no longer than this.
     pub(crate) fn quantile(&self, part: f64) -> Duration {
-        let last = self.0.len().saturating_sub(1);
-        self.0.get((last as f64 * part) as usize).copied().unwrap_or_default()
+        let last = self.took.len().saturating_sub(1);
+        self.took.get((last as f64 * part) as usize).copied().unwrap_or_default()
     }
 }
 
@@ -41,9 +51,13 @@ pub(crate) async fn poll(broker: SocketAddr, runners: &[Shown], rhythm: Rhythm) 
         let first = begun + rhythm.every.1.mul_f64(part);
         running.spawn(poll_as(broker, request(broker, shown), first, begun, rhythm, number as u64));
     }
-    let mut all = running.join_all().await.concat();
-    all.sort_unstable();
-    Polled(all)
+    let mut all = Polled { took: Vec::new(), refused: 0 };
+    for mut one in running.join_all().await {
+        all.took.append(&mut one.took);
+        all.refused += one.refused;
+    }
+    all.took.sort_unstable();
+    all
 }
 
 fn request(broker: SocketAddr, shown: &Shown) -> Vec<u8> {
@@ -66,30 +80,35 @@ async fn poll_as(
     begun: Instant,
     rhythm: Rhythm,
     number: u64,
-) -> Vec<Duration> {
+) -> Polled {
     let (least, most) = rhythm.every;
     let mut random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut took = Vec::new();
+    let mut polled = Polled { took: Vec::new(), refused: 0 };
     let mut answer = Vec::new();
     let mut stream = None;
     while next < begun + rhythm.during {
         sleep_until(next).await;
         let sent = Instant::now();
-        let stream = match &mut stream {
-            Some(stream) => stream,
+        let open = match &mut stream {
+            Some(open) => open,
             None => stream.insert(connect(broker).await),
         };
-        stream.write_all(&request).await.expect("the broker takes a poll");
-        read(stream, &mut answer).await;
-        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
-        took.push(sent.elapsed());
+        open.write_all(&request).await.expect("the broker takes a poll");
+        read(open, &mut answer).await;
+        if answer.starts_with(b"HTTP/1.1 200") {
+            polled.took.push(sent.elapsed());
+        } else {
+            // As a runner does, it polls again some time.
+            polled.refused += 1;
+            stream = None;
+        }
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         let part = (random >> 11) as f64 / (1_u64 << 53) as f64;
         next = sent + least + (most - least).mul_f64(part);
     }
-    took
+    polled
 }
 
 async fn connect(broker: SocketAddr) -> TcpStream {
