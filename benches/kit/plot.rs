@@ -12,7 +12,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 type Drawn = Result<(), Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-const WIDTH: u32 = 820;
+const WIDTH: u32 = 900;
+/// How wide the legend is, to the right of the plot.
+const LEGEND: u32 = 230;
 const FONT: &str = "sans-serif";
 const BLACK_ISH: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(221, 221, 221);
@@ -86,7 +88,8 @@ impl Lines<'_> {
         let x = Span::new(self.x.scale, all().map(|point| point.0))?;
         let y = Span::new(self.y.scale, all().map(|point| point.1))?;
         let root = SVGBackend::new(file, (WIDTH, 480)).into_drawing_area();
-        let area = titled(&root, self.title)?;
+        let names = self.series.iter().map(|series| series.name);
+        let area = framed(&root, self.title, names)?;
         let mut chart = ChartBuilder::on(&area)
             .margin(12)
             .margin_right(24)
@@ -110,20 +113,9 @@ impl Lines<'_> {
                 .iter()
                 .filter_map(|point| Some((x.place(point.0)?, y.place(point.1)?)))
                 .collect();
-            chart
-                .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-                .label(series.name)
-                .legend(|at| {
-                    Rectangle::new([(at.0, at.1 - 5), (at.0 + 14, at.1 + 5)], colour.filled())
-                });
+            chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
             chart.draw_series(points.iter().map(|at| Circle::new(*at, 3, colour.filled())))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .label_font((FONT, 15, &BLACK_ISH))
-            .draw()?;
         Ok(root.present()?)
     }
 }
@@ -139,7 +131,7 @@ impl Bars<'_> {
         let (groups, series) = (self.groups.len(), self.series.len());
         let rows = u32::try_from(groups * (series + 1))?;
         let root = SVGBackend::new(file, (WIDTH, 120 + 22 * rows)).into_drawing_area();
-        let area = titled(&root, self.title)?;
+        let area = framed(&root, self.title, self.series.iter().copied())?;
         let longest = self.groups.iter().map(|group| group.0.len()).max().unwrap_or_default();
         let middles = (0..groups).map(|group| group as f64 + 0.5).collect();
         // Room for the numbers behind the longest bars.
@@ -164,7 +156,7 @@ impl Bars<'_> {
         let height = 1.0 / (series as f64 + 1.0);
         let style = (FONT, 13, &BLACK_ISH).into_text_style(&root);
         let style = style.pos(Pos::new(HPos::Left, VPos::Center));
-        for (one, (name, colour)) in self.series.iter().zip(COLOURS.iter().cycle()).enumerate() {
+        for (one, colour) in (0..series).zip(COLOURS.iter().cycle()) {
             let bars: Vec<_> = self
                 .groups
                 .iter()
@@ -180,27 +172,33 @@ impl Bars<'_> {
                     colour.filled(),
                 )
             };
-            chart.draw_series(bars.iter().map(bar))?.label(*name).legend(|at| {
-                Rectangle::new([(at.0, at.1 - 5), (at.0 + 14, at.1 + 5)], colour.filled())
-            });
+            chart.draw_series(bars.iter().map(bar))?;
             chart.draw_series(bars.iter().map(|(top, to)| {
                 let text = Text::new(number(*to), (4, 0), style.clone());
                 EmptyElement::at((*to, top + 0.5 * height)) + text
             }))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.85))
-            .label_font((FONT, 15, &BLACK_ISH))
-            .draw()?;
         Ok(root.present()?)
     }
 }
 
-fn titled<'a>(root: &Area<'a>, title: &str) -> Result<Area<'a>, Box<dyn Error>> {
+/// Draws what is around a plot, and returns the place for it.
+fn framed<'a, 'n>(
+    root: &Area<'a>,
+    title: &str,
+    names: impl Iterator<Item = &'n str>,
+) -> Result<Area<'a>, Box<dyn Error>> {
     root.fill(&WHITE)?;
-    Ok(root.titled(title, (FONT, 19).into_font().color(&BLACK_ISH))?)
+    let below = root.titled(title, (FONT, 19).into_font().color(&BLACK_ISH))?;
+    let (plot, legend) = below.split_horizontally(WIDTH - LEGEND);
+    let style = (FONT, 14).into_font().color(&BLACK_ISH);
+    let style = style.pos(Pos::new(HPos::Left, VPos::Center));
+    for ((name, colour), row) in names.zip(COLOURS.iter().cycle()).zip(0..) {
+        let top = 24 + 22 * row;
+        legend.draw(&Rectangle::new([(0, top - 5), (14, top + 5)], colour.filled()))?;
+        legend.draw(&Text::new(name.to_owned(), (22, top), style.clone()))?;
+    }
+    Ok(plot)
 }
 
 /// From where to where an axis goes, in places along it: of a logarithmic one, these are powers of ten.

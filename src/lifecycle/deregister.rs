@@ -450,14 +450,13 @@ impl Lifecycle {
 
     /// Runners whose deregistration was begun and is not done.
     pub(super) fn to_be_deregistered(&self) -> Vec<(Arc<Live>, Reason)> {
-        self.roster
-            .all()
-            .into_iter()
-            .filter_map(|live| match live.state() {
-                RecordState::Deregistering(reason) => Some((live, reason)),
-                _ => None,
-            })
-            .collect()
+        let mut leaving = Vec::new();
+        self.roster.look(|live| {
+            if let RecordState::Deregistering(reason) = live.state() {
+                leaving.push((Arc::clone(live), reason));
+            }
+        });
+        leaving
     }
 }
 

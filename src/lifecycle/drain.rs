@@ -126,11 +126,9 @@ impl Lifecycle {
                 next = next.min(again);
             }
         }
-        for live in self.roster.all() {
-            if live.state() == RecordState::Active
-                && live.is_disabled()
-                && !self.switch_on(&live).await
-            {
+        let switched_off = |live: &Live| live.state() == RecordState::Active && live.is_disabled();
+        for live in self.roster.all_that(switched_off) {
+            if !self.switch_on(&live).await {
                 next = next.min(Instant::now() + self.timing.probe);
             }
         }

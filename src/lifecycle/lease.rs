@@ -121,15 +121,15 @@ impl Lifecycle {
         // A lease that begins after this look does not end before.
         let mut next = now + expire_after.min(LONGEST_SLEEP);
         let (mut over, mut tried) = (Vec::new(), HashSet::new());
-        for live in self.roster.all() {
+        self.roster.look(|live| {
             match live.lease_ends(expire_after) {
                 Some(end) if end <= now => {}
                 end => {
                     next = end.map_or(next, |end| next.min(end));
-                    continue;
+                    return;
                 }
             }
-            match self.spared(&live) {
+            match self.spared(live) {
                 None => {}
                 Some(Spared::Unseen) => {
                     if !std::mem::replace(told, true) {
@@ -139,22 +139,22 @@ impl Lifecycle {
                              ends; set gitea.api_token_file"
                         );
                     }
-                    continue;
+                    return;
                 }
                 // It may be certain soon.
                 Some(Spared::Lost) => {
                     next = next.min(now + self.timing.lost);
-                    continue;
+                    return;
                 }
-                Some(_) => continue,
+                Some(_) => return,
             }
             tried.insert(live.record_id);
             match later.get(&live.record_id) {
                 Some(later) if later.at > now => next = next.min(later.at),
                 _ if ending.contains(&live.record_id) => {}
-                _ => over.push(live),
+                _ => over.push(Arc::clone(live)),
             }
-        }
+        });
         later.retain(|id, _| tried.contains(id));
         if !over.is_empty() && !self.gitea.is_up() {
             // Whoever finds it up says so; this is for one that finds it up by chance.
@@ -166,8 +166,7 @@ impl Lifecycle {
     /// Settles now what leases would settle later: runners that are gone are deregistered. `dry_run`: only
     /// tells what would come of it.
     pub async fn prune(self: &Arc<Self>, dry_run: bool, by: &By) -> Vec<Pruned> {
-        let all = self.roster.all().into_iter();
-        let gone: Vec<_> = all.filter(|live| !live.is_resting() && self.is_over(live)).collect();
+        let gone = self.roster.all_that(|live| !live.is_resting() && self.is_over(live));
         let this = Arc::clone(self);
         let by = by.clone();
         let pruned = each(gone, move |live| {

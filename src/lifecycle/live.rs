@@ -408,6 +408,13 @@ impl Live {
         matches!(self.state(), RecordState::Deregistering(_))
     }
 
+    /// Where its record stands, and what it does at the moment.
+    #[must_use]
+    pub fn stands(&self, now: Instant) -> (RecordState, Presence) {
+        let inner = self.inner();
+        (inner.record.state, inner.activity.presence(now))
+    }
+
     /// What it does at the moment.
     #[must_use]
     pub fn presence(&self) -> Presence {

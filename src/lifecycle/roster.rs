@@ -201,6 +201,18 @@ impl Roster {
         self.read().ids.values().cloned().collect()
     }
 
+    /// Shows all of them, in the same order. Nobody is found, added or removed meanwhile.
+    pub fn look(&self, see: impl FnMut(&Arc<Live>)) {
+        self.read().ids.values().for_each(see);
+    }
+
+    /// Those that are wanted, in the same order.
+    #[must_use]
+    pub(super) fn all_that(&self, wanted: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
+        let known = self.read();
+        known.ids.values().filter(|live| wanted(live)).cloned().collect()
+    }
+
     /// How many Gitea knows, parked ones too.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -13,7 +13,7 @@ use tokio::time::timeout_at;
 
 use super::deregister::Force;
 use super::sweep::Lists;
-use super::{Lifecycle, Pace};
+use super::{Lifecycle, Live, Pace};
 use crate::broker::{Intent, Reason};
 use crate::config::Scope;
 
@@ -137,11 +137,8 @@ impl Lifecycle {
     /// Tries once what is due of runners that have a record; returns how many are left.
     async fn settle_runners(self: &Arc<Self>, pace: &mut Pace) -> usize {
         let mut left = 0;
-        let (leaving, undeclared) = pace.look(|| {
-            let mut undeclared = self.roster.all();
-            undeclared.retain(|live| live.declare_is_due());
-            (self.to_be_deregistered(), undeclared)
-        });
+        let (leaving, undeclared) =
+            pace.look(|| (self.to_be_deregistered(), self.roster.all_that(Live::declare_is_due)));
         for (live, reason) in leaving {
             // The shutdown sees to them.
             if self.is_draining() {

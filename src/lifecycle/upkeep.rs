@@ -225,9 +225,9 @@ impl Lifecycle {
         let mut scopes = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         scopes.extend(self.settings.load().gitea.served().map(|served| served.scope.clone()));
         let mut counts: HashMap<_, i64> = HashMap::new();
-        for live in self.roster.all() {
-            *counts.entry((live.scope(), self.state_of(&live))).or_default() += 1;
-        }
+        self.roster.look(|live| {
+            *counts.entry((live.scope(), self.state_of(live))).or_default() += 1;
+        });
         for scope in self.unsettled_scopes() {
             *counts.entry((scope, UNCLEAR)).or_default() += 1;
         }
@@ -311,7 +311,7 @@ impl Lifecycle {
     /// The word for what a runner does.
     #[must_use]
     pub fn state_of(&self, live: &Live) -> &'static str {
-        match (live.state(), live.presence()) {
+        match live.stands(std::time::Instant::now()) {
             (RecordState::Parked(_) | RecordState::Ended(_), _) => "parked",
             (RecordState::Lost, _) => "lost",
             (RecordState::Deregistering(_), _) => "draining",

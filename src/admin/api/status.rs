@@ -27,9 +27,13 @@ pub(super) async fn show(State(admin): State<Admin>) -> Json<Status> {
     // What is unclear is told apart.
     let states = STATES.into_iter().filter(|state| *state != UNCLEAR);
     let mut runners: BTreeMap<_, _> = states.map(|state| (state.to_owned(), 0)).collect();
-    for live in lifecycle.roster.all() {
-        *runners.entry(lifecycle.state_of(&live).to_owned()).or_default() += 1;
-    }
+    lifecycle.roster.look(|live| {
+        let state = lifecycle.state_of(live);
+        match runners.get_mut(state) {
+            Some(count) => *count += 1,
+            None => drop(runners.insert(state.to_owned(), 1)),
+        }
+    });
     let tokens = lifecycle.tokens();
     let abilities = lifecycle.gitea.abilities();
     let scope = |Served { scope, .. }: &Served| ScopeTokens {

@@ -148,8 +148,12 @@ impl RunnerRow {
 
     /// Those that came by a token, or by one that was exchanged for it.
     pub(super) fn of_token(lifecycle: &Lifecycle, id: &str) -> Vec<Arc<Live>> {
-        let mut runners = lifecycle.roster.all();
-        runners.retain(|live| lifecycle.enrollment.is_of(&live.parent_id, id));
+        let mut runners = Vec::new();
+        lifecycle.roster.look(|live| {
+            if lifecycle.enrollment.is_of(&live.parent_id, id) {
+                runners.push(Arc::clone(live));
+            }
+        });
         runners
     }
 
