@@ -3,12 +3,14 @@
 //! `cargo bench --bench compare -- --help` tells what can be asked for. Nothing is installed; what is missing
 //! is told. All of it takes place on loopback and ends by itself.
 
+mod bare;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod proxies;
 mod report;
 mod rounds;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -50,6 +52,9 @@ struct Args {
     /// Where raw numbers and plots go
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Serves as the bare proxy: its address, and that of the back end
+    #[arg(long, hide = true, num_args = 2)]
+    bare: Vec<SocketAddr>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -57,6 +62,11 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let [address, backend] = args.bare[..] {
+        let Err(error) = bare::serve(address, backend) else { return ExitCode::SUCCESS };
+        eprintln!("The bare proxy ended: {error}");
+        return ExitCode::FAILURE;
+    }
     let proxies = if args.only.is_empty() { Proxy::ALL.to_vec() } else { args.only.clone() };
     let missing = proxies::missing(&proxies);
     if !missing.is_empty() {

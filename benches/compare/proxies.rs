@@ -19,11 +19,14 @@ pub(crate) enum Proxy {
     Nginx,
     /// Debian's package `caddy`.
     Caddy,
+    /// The least that the broker's HTTP library takes, without TLS alone.
+    Bare,
 }
 
 impl Proxy {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Broker, Self::Haproxy, Self::Nginx, Self::Caddy];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Broker, Self::Haproxy, Self::Nginx, Self::Caddy, Self::Bare];
 
     /// As it is written.
     pub(crate) fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Proxy {
             Self::Haproxy => "HAProxy",
             Self::Nginx => "nginx",
             Self::Caddy => "Caddy",
+            Self::Bare => "bare hyper",
         }
     }
 
@@ -42,8 +46,14 @@ impl Proxy {
             Self::Haproxy => ("haproxy", "haproxy"),
             Self::Nginx => ("nginx", "nginx-light"),
             Self::Caddy => ("caddy", "caddy"),
+            Self::Bare => return std::env::current_exe().map_err(|error| error.to_string()),
         };
         program(name).ok_or_else(|| format!("{name} (Debian's package {package})"))
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn speaks_tls(self) -> bool {
+        self != Self::Bare
     }
 
     /// Its version, as it says itself.
@@ -53,6 +63,7 @@ impl Proxy {
             Self::Broker => "--version",
             Self::Haproxy | Self::Nginx => "-v",
             Self::Caddy => "version",
+            Self::Bare => return String::new(),
         };
         let Ok(said) = Command::new(program).arg(argument).output() else { return String::new() };
         let said = [said.stdout, said.stderr].concat();
@@ -109,6 +120,9 @@ pub(crate) fn start(
             fs::write(&file, caddy(address, tls, backend, folder))?;
             command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&file);
             command.env("GOMAXPROCS", "1").env("HOME", &home);
+        }
+        Proxy::Bare => {
+            command.args(["--bare", &address.to_string(), &backend.to_string()]);
         }
     }
     let mut process = Process::start(proxy.name(), &mut command, &home.join("log"))?;

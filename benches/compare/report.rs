@@ -51,8 +51,11 @@ impl Report {
     /// Tables in Markdown. Each figure is the median of all rounds, but for the latencies, which are of all
     /// requests of all rounds.
     pub(crate) fn print(&self) {
-        let versions: Vec<_> =
-            self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        let versions: Vec<_> = self
+            .versions
+            .iter()
+            .map(|(name, version)| format!("{name} {version}").trim_end().to_owned())
+            .collect();
         println!("{}; {} rounds of {} s\n", versions.join(", "), self.rounds, self.seconds);
         self.print_requests();
         self.print_latencies();

@@ -121,6 +121,7 @@ impl Bench {
         let mut turns = self
             .proxies
             .iter()
+            .filter(|proxy| proxy.speaks_tls() || !tls)
             .map(|proxy| self.start(*proxy, tls))
             .collect::<io::Result<Vec<_>>>()?;
         if !tls {
@@ -207,7 +208,7 @@ impl Bench {
         let mut all = Vec::new();
         for round in 0..rounds {
             told("memory", round, rounds, &format!("{IDLE:?} idle connections"));
-            for proxy in &self.proxies {
+            for proxy in self.proxies.iter().filter(|proxy| proxy.speaks_tls()) {
                 let turn = self.start(*proxy, true)?;
                 let Some(instance) = &turn.instance else { continue };
                 let mut clients: Vec<Client> = Vec::new();
