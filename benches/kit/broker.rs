@@ -12,7 +12,8 @@ pub(crate) fn program() -> io::Result<PathBuf> {
     static BUILT: OnceLock<bool> = OnceLock::new();
     let beside = PathBuf::from(env!("CARGO_BIN_EXE_runner-broker"));
     let built = BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+        let mut cargo = Command::new(cargo);
         cargo.args([
             "build",
             "--quiet",
