@@ -39,7 +39,10 @@ fn serve(
         for stream in listener.incoming().flatten() {
             let _ = stream.set_nodelay(true);
             // A proxy that closes an idle connection is no failure here; its client would see one.
-            thread::Builder::new().stack_size(128 * 1024).spawn(move || answer(stream)).unwrap();
+            thread::Builder::new()
+                .stack_size(128 * 1024)
+                .spawn(move || answer(stream))
+                .expect("the system has a thread for it");
         }
     });
     Ok(address)

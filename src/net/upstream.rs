@@ -64,7 +64,7 @@ enum Pooled {
     /// Without TLS, as mostly beside each other: HTTP/1.1, without a detour.
     Plain(Arc<Pool>),
     /// By TLS, which may agree on HTTP/2.
-    Tls(HttpClient),
+    Tls(Box<HttpClient>),
 }
 
 impl Upstream {
@@ -105,7 +105,7 @@ impl Upstream {
         let scheme = gitea.url.scheme().cloned().unwrap_or(Scheme::HTTP);
         let pooled = match scheme == Scheme::HTTP {
             true => Pooled::Plain(Pool::new(&authority, tcp, IDLE_TIMEOUT)),
-            false => Pooled::Tls(builder.build(connector.clone())),
+            false => Pooled::Tls(Box::new(builder.build(connector.clone()))),
         };
         let fresh =
             builder.pool_max_idle_per_host(0).retry_canceled_requests(false).build(connector);

@@ -28,6 +28,9 @@ use crate::net::Upstream;
 use crate::telemetry::metrics::Rejection;
 use crate::telemetry::panics;
 
+/// Whose request it is, where the broker knows that; or what it is refused with.
+type Admitted = Result<Option<Arc<Live>>, Response<ProxyBody>>;
+
 /// What serves the runners' listener.
 pub struct Proxy {
     pub(super) lifecycle: Arc<Lifecycle>,
@@ -118,7 +121,7 @@ impl Proxy {
         class: Class,
         connection: &Connection,
         request: &Request<Incoming>,
-    ) -> (Option<RequestPlace>, Result<Option<Arc<Live>>, Response<ProxyBody>>) {
+    ) -> (Option<RequestPlace>, Admitted) {
         let settings = self.lifecycle.settings.load();
         let (Class::Plain(route) | Class::Disguised(route)) = class;
         let mut place = match self.place(connection, route, request, &settings.limits) {
