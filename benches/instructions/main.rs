@@ -15,7 +15,7 @@ use std::{fs, io};
 
 use clap::Parser;
 
-use kit::broker::{self, Setup};
+use kit::broker::{BESIDE, Setup};
 use kit::client::{Client, Target};
 use kit::process::{Process, free_port, program};
 use kit::{backend, wire};
@@ -132,8 +132,7 @@ fn instructions(
         .env("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-ERMS")
         .arg("--tool=callgrind")
         .arg(format!("--callgrind-out-file={}", counts.display()))
-        .arg(broker::program()?)
-        .args(["serve", "--config"])
+        .args([BESIDE, "serve", "--config"])
         .arg(settings);
     let mut broker = Process::start(name, &mut command, &home.join("log"))?;
     broker.listens(setup.address)?;

@@ -6,11 +6,14 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{fs, io};
 
+/// The program as cargo builds it beside a bench: near enough where it is compared with itself.
+pub(crate) const BESIDE: &str = env!("CARGO_BIN_EXE_runner-broker");
+
 /// The program, built once a bench as for use: cargo builds the one beside a bench with what only tests need of
 /// the libraries. It keeps its names, so that profiles are of use.
 pub(crate) fn program() -> io::Result<PathBuf> {
     static BUILT: OnceLock<bool> = OnceLock::new();
-    let beside = PathBuf::from(env!("CARGO_BIN_EXE_runner-broker"));
+    let beside = PathBuf::from(BESIDE);
     let built = BUILT.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
         let mut cargo = Command::new(cargo);
