@@ -27,8 +27,8 @@ pub struct Patient {
     /// What was read of it already, and how that ended where it broke.
     read: Option<Bytes>,
     broke: Option<hyper::Error>,
-    /// That it broke is told with the next turn.
-    breaks: bool,
+    /// To be told with the next turn.
+    failed: Option<BodyError>,
     body: InBody,
     limit: Duration,
     /// Made at the first wait: most answers come in one piece with their head.
@@ -53,11 +53,14 @@ impl Patient {
         limit: Duration,
     ) -> Self {
         let read = (!read.is_empty()).then_some(read);
-        Self { read, broke, breaks: false, body: body.into(), limit, timer: None, moved: false }
+        Self { read, broke, failed: None, body: body.into(), limit, timer: None, moved: false }
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.read.is_none() && self.broke.is_none() && self.body.is_end_stream()
+        self.read.is_none()
+            && self.broke.is_none()
+            && self.failed.is_none()
+            && self.body.is_end_stream()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
@@ -71,6 +74,25 @@ impl Patient {
         hint
     }
 
+    /// As [`poll_frame`](Self::poll_frame), for an answer: the library throws away what it has not written when it
+    /// learns of a failure, so it is told a turn later.
+    pub(crate) fn poll_answer(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match self.poll_frame(context) {
+            Poll::Ready(Some(Err(error))) => {
+                self.failed = Some(error);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
+    }
+
     pub(crate) fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
@@ -78,22 +100,12 @@ impl Patient {
         if let Some(read) = self.read.take() {
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
-        if self.broke.is_none()
-            && let Poll::Ready(frame) = data_of(&mut self.body, context)
-        {
-            self.moved = true;
-            match frame {
-                Some(Err(error)) => self.broke = Some(error),
-                frame => return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken))),
-            }
+        if let Some(error) = self.broke.take() {
+            return Poll::Ready(Some(Err(BodyError::Broken(error))));
         }
-        if self.broke.is_some() {
-            // The library throws away what it has not written when it learns of a break: it writes that first.
-            if !std::mem::replace(&mut self.breaks, true) {
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            return Poll::Ready(self.broke.take().map(|error| Err(BodyError::Broken(error))));
+        if let Poll::Ready(frame) = data_of(&mut self.body, context) {
+            self.moved = true;
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
         }
         loop {
             let timer = self.timer.get_or_insert_with(|| {

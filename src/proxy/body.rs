@@ -37,9 +37,9 @@ impl Body for ProxyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(body) => body.poll_frame(context),
+            Self::Stream(body) => body.poll_answer(context),
             Self::Watched(body, watch) => {
-                let polled = body.poll_frame(context);
+                let polled = body.poll_answer(context);
                 if let Poll::Ready(Some(Ok(frame))) = &polled
                     && let Some(data) = frame.data_ref()
                 {
