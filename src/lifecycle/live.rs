@@ -321,6 +321,11 @@ impl Live {
         self.inner().record.declare_due
     }
 
+    /// Its runner file, where it has one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.inner().record.file.clone()
+    }
+
     /// Whether this is its runner file.
     pub(super) fn has_file(&self, path: &Path) -> bool {
         self.inner().record.file.as_deref() == Some(path)

@@ -265,14 +265,15 @@ impl Known {
         if upstream.is_apart() {
             self.apart.insert(upstream.credentials.uuid.to_ascii_lowercase());
         }
-        let record = live.record();
-        if let Some(path) = &record.file
-            && self.owner(path).is_none()
+        // No copy of the record is made here: what is freed between two runners would come to lie between them, and
+        // whoever looks at all of them would find them scattered.
+        if let Some(path) = live.file()
+            && self.owner(&path).is_none()
         {
-            self.files.insert(path.clone(), live.record_id);
+            self.files.insert(path, live.record_id);
         }
-        if matches!(record.state, RecordState::Parked(_)) {
-            self.parked.add(&record);
+        if matches!(live.state(), RecordState::Parked(_)) {
+            self.parked.add(&live.record());
         }
     }
 
@@ -309,7 +310,7 @@ impl Known {
     }
 
     fn release(&mut self, live: &Live) {
-        if let Some(path) = live.record().file
+        if let Some(path) = live.file()
             && self.files.get(&path) == Some(&live.record_id)
         {
             self.files.remove(&path);
