@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use runner_broker::broker::What;
 use runner_broker::broker::token::{Draft, Kind, Policy, State, Token};
+use runner_broker::broker::{Event, What};
 use runner_broker::config::Scope;
 use runner_broker::lifecycle::Exchange;
 use runner_broker::sandbox::gitea::{Answer, Effect, Route, StandInGitea, When};
@@ -279,21 +279,23 @@ async fn seen(round: &Round, site: &Site) -> Seen {
         .filter(|folder| folder.path().join(".runner").exists())
         .map(|folder| folder.file_name().into_string().unwrap())
         .collect();
-    let registered = EventFilter {
-        what: Some(What::RunnerRegistered),
-        limit: usize::MAX,
-        ..EventFilter::default()
+    let events_of = async |what| {
+        let filter = EventFilter { what: Some(what), limit: usize::MAX, ..EventFilter::default() };
+        lifecycle.events(filter).await.unwrap()
     };
-    let registered = lifecycle.events(registered).await.unwrap();
-    // Whoever asks again before the broker has seen it hang up is registered twice. The first owns the file, and
-    // takes it along.
-    let is_one = |name: &String| {
-        registered.iter().filter(|event| event.runner.as_ref() == Some(name)).count() == 1
-    };
+    let registered = events_of(What::RunnerRegistered).await;
+    let deregistered = events_of(What::RunnerDeregistered).await;
     let all_names: BTreeSet<_> = records.into_iter().map(|record| record.name).collect();
     assert!(with_file.is_subset(&all_names), "{seed}: files of none: {with_file:?} {all_names:?}");
-    let of_one = |names: BTreeSet<String>| names.into_iter().filter(is_one).collect::<Vec<_>>();
-    assert_eq!(of_one(all_names), of_one(with_file), "{seed}: with a runner file");
+    // Whoever asks again before the broker has seen it hang up is registered twice. One of the two owns the file of
+    // their name, and takes it along when it leaves. Everyone else has one.
+    for name in all_names.difference(&with_file) {
+        let told = |events: &[Event]| {
+            events.iter().filter(|one| one.runner.as_ref() == Some(name)).count()
+        };
+        let (came, left) = (told(&registered), told(&deregistered));
+        assert_eq!((came, left), (2, 1), "{seed}: {name} has no runner file");
+    }
 
     for (id, parent) in &runners {
         let chain = round.chain(parent);
