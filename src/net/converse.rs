@@ -22,6 +22,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 
 use super::http::{self, Conversation};
+use super::hush::Hushable;
 use super::patient::BodyError;
 use super::progress::{Line, Patience, Progress, Stopped};
 use super::streams;
@@ -119,7 +120,7 @@ impl Service {
         let served = self.clone();
         let conversation = http
             .serve_connection(TokioIo::new(line), service_fn(move |request| served.serve(request)));
-        self.attend(conversation, Some(self.idle()), stop.cancelled()).await
+        self.attend(Hushable::new(conversation), Some(self.idle()), stop.cancelled()).await
     }
 
     async fn http2(

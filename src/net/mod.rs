@@ -4,6 +4,7 @@ pub mod accept;
 mod converse;
 pub mod descriptors;
 pub(crate) mod http;
+mod hush;
 mod patient;
 mod progress;
 mod streams;

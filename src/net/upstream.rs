@@ -165,6 +165,7 @@ impl Upstream {
         request: Request<OutBody>,
         limit: Duration,
     ) -> Result<Response<InBody>, UpstreamError> {
+        // In a box, so that no future around it has room for it, or is copied with it.
         let answer = match timeout(limit, Box::pin(self.pooled(request))).await {
             Ok(answer) => answer,
             Err(_) => Err(UpstreamError::too_slow(self.authority(), limit, true)),
@@ -200,10 +201,11 @@ impl Upstream {
     /// happen twice. Only here is `sent` exact for time-outs too.
     pub async fn send_fresh(
         &self,
-        mut request: Request<OutBody>,
+        request: Request<OutBody>,
         limit: Duration,
     ) -> Result<Response<InBody>, UpstreamError> {
         self.pass()?;
+        let mut request = self.addressed(request);
         let connection = capture_connection(&mut request);
         let answer = match timeout(limit, self.0.fresh.request(request)).await {
             Ok(answer) => answer.map(of_own_task).map_err(|error| self.told(error)),
@@ -231,6 +233,16 @@ impl Upstream {
         }
     }
 
+    /// Names Gitea in a request that has a path alone: the library dials by that.
+    fn addressed(&self, mut request: Request<OutBody>) -> Request<OutBody> {
+        if request.uri().authority().is_none()
+            && let Some(path_and_query) = request.uri().path_and_query()
+        {
+            *request.uri_mut() = self.uri(path_and_query);
+        }
+        request
+    }
+
     async fn pooled(&self, request: Request<OutBody>) -> Result<Response<InBody>, UpstreamError> {
         match &self.0.pooled {
             Pooled::Plain(pool) => pool.send(request).await.map_err(|error| {
@@ -241,6 +253,7 @@ impl Upstream {
                 UpstreamError::of(self.authority(), false, no_connection, error)
             }),
             Pooled::Tls(client) => {
+                let request = self.addressed(request);
                 client.request(request).await.map(of_own_task).map_err(|error| self.told(error))
             }
         }

@@ -78,18 +78,18 @@ struct Seen<'h> {
     host: Option<&'h HeaderValue>,
     encoding: Option<&'h HeaderValue>,
     uuid: Option<&'h HeaderValue>,
-    _token: Option<&'h HeaderValue>,
 }
 
 /// Each may be there once. One pass is cheaper than a look-up of each.
 fn look_at(headers: &HeaderMap) -> Result<Seen<'_>, ConnectError> {
     let mut seen = Seen::default();
+    let mut token = None;
     for (name, value) in headers {
         let place = match name.as_str() {
             "host" => &mut seen.host,
             "transfer-encoding" => &mut seen.encoding,
             "x-runner-uuid" => &mut seen.uuid,
-            "x-runner-token" => &mut seen._token,
+            "x-runner-token" => &mut token,
             _ => continue,
         };
         if place.replace(value).is_some() {
@@ -112,7 +112,10 @@ fn is_host(host: &[u8]) -> bool {
         _ => host.iter().position(|&byte| byte == b':').unwrap_or(host.len()),
     };
     let (name, port) = host.split_at(split);
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%[]:".contains(byte);
+    let is_name = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'[' | b']' | b':')
+    };
     let is_port = |port: &[u8]| port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit);
     name.iter().all(is_name) && (port.is_empty() || is_port(port))
 }

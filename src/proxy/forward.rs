@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use tracing::{debug, warn};
 
 use super::answer::Caller;
@@ -79,13 +79,14 @@ impl Proxy {
         body: OutBody,
         live: Option<&Live>,
     ) -> Result<Response<InBody>, ConnectError> {
-        let Some(path_and_query) = parts.uri.path_and_query() else {
+        let Some(path_and_query) = parts.uri.into_parts().path_and_query else {
             return Err(ConnectError::new(
                 Code::InvalidArgument,
                 "the request has no path: dial the broker as you would dial Gitea",
             ));
         };
-        parts.uri = self.upstream.uri(path_and_query);
+        // Whom a client names there is its own affair.
+        parts.uri = Uri::from(path_and_query);
         parts.version = Version::HTTP_11;
         headers::clean_request(&mut parts.headers);
         if let Some(live) = live {
@@ -160,7 +161,7 @@ impl Proxy {
     }
 
     /// A client's body, which may not pause for ever.
-    pub(super) fn client(&self, body: Incoming) -> OutBody {
+    pub(super) fn client(&self, body: impl Into<InBody>) -> OutBody {
         OutBody::Client(Patient::new(body, self.limits().body_timeout))
     }
 

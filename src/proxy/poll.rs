@@ -67,12 +67,13 @@ impl Proxy {
     pub(super) async fn poll_begins(
         &self,
         headers: &HeaderMap,
-        mut body: Incoming,
+        body: Incoming,
     ) -> Result<(OutBody, Option<Poll<'_>>), ConnectError> {
         if !self.lifecycle.settings.load().gitea.lost_wakeup_workaround {
             let body = if body.is_end_stream() { OutBody::Empty } else { self.client(body) };
             return Ok((body, None));
         }
+        let mut body = InBody::from(body);
         let begun = Instant::now();
         let limit = time_limit(headers);
         let patience = limit.map_or(PATIENCE, |limit| PATIENCE.min(limit / 2));

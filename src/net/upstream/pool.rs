@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::body::OutBody;
+use crate::net::hush::Hush;
 
 /// How often idle connections are looked at, measured by how long they may be idle.
 const LOOKS: u32 = 4;
@@ -105,8 +106,14 @@ impl Pool {
                 let mut answer = pin!(link.0.sender.try_send_request(request));
                 let connection = &mut link.0.connection;
                 poll_fn(|context| {
+                    let hush = Hush::begin();
                     drive(connection, context);
-                    answer.as_mut().poll(context)
+                    let answered = answer.as_mut().poll(context);
+                    if answered.is_ready() {
+                        // From now on, whoever reads the body moves the connection.
+                        hush.needless();
+                    }
+                    answered
                 })
                 .await
             };
@@ -127,14 +134,10 @@ impl Pool {
         Ok(Link(Box::new(Ends { sender, connection: Some(connection) })))
     }
 
-    /// One that is still open.
+    /// One that was still open when it was last looked at. Whether it has closed meanwhile is told before a byte of
+    /// a request goes out on it.
     fn take(&self) -> Option<Link> {
-        loop {
-            let (mut link, _) = self.lock().links.pop()?;
-            if link.is_open() {
-                return Some(link);
-            }
-        }
+        self.lock().links.pop().map(|(link, _)| link)
     }
 
     fn put(self: &Arc<Self>, link: Link) {
@@ -225,6 +228,7 @@ impl Body for InBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
+        let hush = Hush::begin();
         let mut polled = Pin::new(&mut this.body).poll_frame(context);
         if polled.is_pending()
             && let Some((link, _)) = &mut this.driven
@@ -238,6 +242,8 @@ impl Body for InBody {
             _ => false,
         };
         if ends {
+            // Who brought it has nothing more to bring.
+            hush.needless();
             this.release();
         }
         polled
