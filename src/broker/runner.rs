@@ -220,3 +220,35 @@ impl Reason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 }
+
+#[cfg(test)]
+impl Record {
+    /// A live runner, of which tests change what they are about.
+    pub(crate) fn for_tests(id: i64) -> Self {
+        let credentials = Credentials { id, uuid: format!("UUID-{id}"), token: "secret".into() };
+        Self {
+            record_id: RecordId(id),
+            scope: Scope::Instance,
+            presented: credentials.clone(),
+            upstream: credentials,
+            name: "one".into(),
+            labels: vec!["a".into(), "b".into()],
+            version: "v1".into(),
+            ephemeral: false,
+            origin: Origin::Enrolled,
+            parent_id: "parent".into(),
+            peer: [127, 0, 0, 1].into(),
+            dialled: None,
+            registered_at: SystemTime::UNIX_EPOCH,
+            delivered: true,
+            spoke: true,
+            last_seen_at: None,
+            tasks: vec![],
+            state: RecordState::Active,
+            ended_at: None,
+            declare_due: false,
+            disabled: false,
+            file: None,
+        }
+    }
+}

@@ -208,7 +208,7 @@ impl Roster {
 
     /// Those that are wanted, in the same order.
     #[must_use]
-    pub(super) fn all_that(&self, wanted: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
+    pub fn all_that(&self, wanted: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
         let known = self.read();
         known.ids.values().filter(|live| wanted(live)).cloned().collect()
     }

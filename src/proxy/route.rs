@@ -94,6 +94,15 @@ pub enum Class {
     Disguised(Route),
 }
 
+impl Class {
+    /// What is called, however it is spelled.
+    #[must_use]
+    pub fn route(self) -> Route {
+        let (Self::Plain(route) | Self::Disguised(route)) = self;
+        route
+    }
+}
+
 /// Tells a path apart; `base` is Gitea's sub-path (`""` or `/git`).
 #[must_use]
 pub fn classify(path: &str, base: &str) -> Class {

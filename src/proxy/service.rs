@@ -100,7 +100,7 @@ impl Proxy {
         fault::point("request-begun");
         let begun = Instant::now();
         let class = classify(request.uri().path(), self.upstream.base_path());
-        let (Class::Plain(route) | Class::Disguised(route)) = class;
+        let route = class.route();
         trace!(route = route.as_str(), method = %request.method(), peer = %connection.peer, "request");
         if let Some(response) = form::refusal(&request) {
             self.lifecycle.metrics.request(route, response.status(), begun.elapsed());
@@ -123,7 +123,7 @@ impl Proxy {
         request: &Request<Incoming>,
     ) -> (Option<RequestPlace>, Admitted) {
         let settings = self.lifecycle.settings.load();
-        let (Class::Plain(route) | Class::Disguised(route)) = class;
+        let route = class.route();
         let mut place = match self.place(connection, route, request, &settings.limits) {
             Ok(place) => place,
             Err(limit) => {
@@ -181,7 +181,7 @@ impl Proxy {
         live: Option<Arc<Live>>,
         place: &mut Option<RequestPlace>,
     ) -> Response<ProxyBody> {
-        let (Class::Plain(route) | Class::Disguised(route)) = class;
+        let route = class.route();
         // The two that never go to Gitea are told apart by what they carry.
         if let Class::Plain(route) = class
             && !matches!(route, Route::Register | Route::Deregister)

@@ -148,13 +148,7 @@ impl RunnerRow {
 
     /// Those that came by a token, or by one that was exchanged for it.
     pub(super) fn of_token(lifecycle: &Lifecycle, id: &str) -> Vec<Arc<Live>> {
-        let mut runners = Vec::new();
-        lifecycle.roster.look(|live| {
-            if lifecycle.enrollment.is_of(&live.parent_id, id) {
-                runners.push(Arc::clone(live));
-            }
-        });
-        runners
+        lifecycle.roster.all_that(|live| lifecycle.enrollment.is_of(&live.parent_id, id))
     }
 
     pub(super) fn tasks(&self) -> String {

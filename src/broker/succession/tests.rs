@@ -1,41 +1,13 @@
 use proptest::prelude::*;
 
-use super::super::runner::{Credentials, Origin, Reason, RecordId};
+use super::super::runner::Reason;
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn record(id: i64) -> Record {
-    let credentials = Credentials { id, uuid: format!("uuid-{id}"), token: "secret".into() };
-    Record {
-        record_id: RecordId(id),
-        scope: Scope::Instance,
-        presented: credentials.clone(),
-        upstream: credentials,
-        name: "one".into(),
-        labels: vec!["a".into(), "b".into()],
-        version: "v1".into(),
-        ephemeral: false,
-        origin: Origin::Enrolled,
-        parent_id: "parent".into(),
-        peer: "127.0.0.1".parse().unwrap(),
-        dialled: None,
-        registered_at: SystemTime::UNIX_EPOCH,
-        delivered: true,
-        spoke: true,
-        last_seen_at: None,
-        tasks: vec![],
-        state: RecordState::Parked(Reason::Lease),
-        ended_at: None,
-        declare_due: false,
-        disabled: false,
-        file: None,
-    }
-}
-
 fn ended(reason: Reason, ago: Duration) -> Record {
     let ended_at = Some(SystemTime::UNIX_EPOCH + DAY * 100 - ago);
-    Record { state: RecordState::Ended(reason), ended_at, ..record(1) }
+    Record { state: RecordState::Ended(reason), ended_at, ..Record::for_tests(1) }
 }
 
 fn wakes(record: &Record) -> Waking {
@@ -56,7 +28,7 @@ fn states() -> Vec<RecordState> {
 fn who_wakes() {
     for reason in Reason::ALL {
         let revivable = matches!(reason, Reason::Shutdown | Reason::Lease);
-        let parked = Record { state: RecordState::Parked(reason), ..record(1) };
+        let parked = Record { state: RecordState::Parked(reason), ..Record::for_tests(1) };
         let expected = if revivable { Waking::GoesOn } else { Waking::Never };
         assert_eq!(wakes(&parked), expected, "{reason:?}");
         let expected = if revivable { Waking::Revival } else { Waking::Never };
@@ -102,7 +74,7 @@ proptest! {
     ) {
         let record = Record {
             state, scope, ephemeral, disabled, tasks: busy.clone(),
-            parent_id: parent.into(), ..record(1)
+            parent_id: parent.into(), ..Record::for_tests(1)
         };
         for newcomer_parent in ["", "parent"] {
             let newcomer = Newcomer {

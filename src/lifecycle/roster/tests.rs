@@ -1,41 +1,11 @@
-use std::time::SystemTime;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::broker::{Credentials, Reason};
 use crate::config::Scope;
 
-fn record(id: i64) -> Record {
-    let credentials = Credentials { id, uuid: format!("UUID-{id}"), token: "secret".into() };
-    Record {
-        record_id: RecordId(id),
-        scope: Scope::Instance,
-        presented: credentials.clone(),
-        upstream: credentials,
-        name: "one".into(),
-        labels: vec!["a".into(), "b".into()],
-        version: "v1".into(),
-        ephemeral: false,
-        origin: Origin::Enrolled,
-        parent_id: "parent".into(),
-        peer: [127, 0, 0, 1].into(),
-        dialled: None,
-        registered_at: SystemTime::UNIX_EPOCH,
-        delivered: true,
-        spoke: true,
-        last_seen_at: None,
-        tasks: vec![],
-        state: RecordState::Active,
-        ended_at: None,
-        declare_due: false,
-        disabled: false,
-        file: None,
-    }
-}
-
 fn parked(id: i64) -> Record {
-    Record { state: RecordState::Parked(Reason::Lease), ..record(id) }
+    Record { state: RecordState::Parked(Reason::Lease), ..Record::for_tests(id) }
 }
 
 fn newcomer<'a>(name: &'a str, labels: &'a [String]) -> Newcomer<'a> {
@@ -49,17 +19,17 @@ fn ids(found: &[Arc<Live>]) -> Vec<i64> {
 #[test]
 fn runners_are_found_by_their_record_as_long_as_they_live() {
     let roster = Roster::default();
-    let lives: Vec<_> = [3, 1, 2].map(|id| roster.insert(record(id))).into();
+    let lives: Vec<_> = [3, 1, 2].map(|id| roster.insert(Record::for_tests(id))).into();
     assert_eq!(ids(&roster.all()), [1, 2, 3]);
     assert_eq!(roster.len(), 3);
     assert!(Arc::ptr_eq(&roster.get(RecordId(3)).unwrap(), &lives[0]));
-    assert!(roster.resting(&record(3)).is_none(), "it does not rest");
+    assert!(roster.resting(&Record::for_tests(3)).is_none(), "it does not rest");
 
     lives[0].set_state(RecordState::Ended(Reason::Lease));
     roster.lay_down(&lives[0]);
     assert!(roster.get(RecordId(3)).is_none());
-    assert!(Arc::ptr_eq(&roster.resting(&record(3)).unwrap(), &lives[0]));
-    let other = Record { record_id: RecordId(4), ..record(3) };
+    assert!(Arc::ptr_eq(&roster.resting(&Record::for_tests(3)).unwrap(), &lives[0]));
+    let other = Record { record_id: RecordId(4), ..Record::for_tests(3) };
     assert!(roster.resting(&other).is_none(), "its uuid is another record's");
 
     lives[0].set_state(RecordState::Active);
@@ -73,8 +43,8 @@ fn runners_are_found_by_their_record_as_long_as_they_live() {
 #[test]
 fn a_record_in_the_place_of_another_of_its_uuid_pushes_that_out() {
     let roster = Roster::default();
-    roster.insert(Record { origin: Origin::Adopted, ..record(1) });
-    let successor = Record { presented: record(1).presented, ..record(2) };
+    roster.insert(Record { origin: Origin::Adopted, ..Record::for_tests(1) });
+    let successor = Record { presented: Record::for_tests(1).presented, ..Record::for_tests(2) };
     roster.insert(successor);
     assert_eq!((ids(&roster.all()), roster.adopted()), (vec![2], 0));
 }
@@ -82,9 +52,9 @@ fn a_record_in_the_place_of_another_of_its_uuid_pushes_that_out() {
 #[test]
 fn the_adopted_are_counted() {
     let roster = Roster::default();
-    let adopted = |id| Record { origin: Origin::Adopted, ..record(id) };
+    let adopted = |id| Record { origin: Origin::Adopted, ..Record::for_tests(id) };
     let lives: Vec<_> = [1, 2].map(|id| roster.insert(adopted(id))).into();
-    roster.insert(record(3));
+    roster.insert(Record::for_tests(3));
     roster.wake(&lives[0]);
     assert_eq!(roster.adopted(), 2, "each once");
     roster.remove(&lives[0]);
@@ -96,8 +66,8 @@ fn the_adopted_are_counted() {
 fn what_gitea_knows_runners_by_is_known() {
     let roster = Roster::default();
     let upstream = Credentials { id: 7, uuid: "Upstream".into(), token: "other".into() };
-    let apart = roster.insert(Record { upstream, ..record(1) });
-    roster.insert(record(2));
+    let apart = roster.insert(Record { upstream, ..Record::for_tests(1) });
+    roster.insert(Record::for_tests(2));
     assert!(roster.has_upstream("upstream") && roster.has_upstream("uuid-2"));
     assert!(!roster.has_upstream("uuid-1"), "Gitea knows it by something else");
     assert!(!roster.has_upstream("uuid-3"));
@@ -109,7 +79,7 @@ fn what_gitea_knows_runners_by_is_known() {
 fn a_file_has_one_owner_until_that_gives_it_up_or_goes() {
     let roster = Roster::default();
     let path = Path::new("/runners/one/.runner");
-    let [one, two] = [1, 2].map(|id| roster.insert(record(id)));
+    let [one, two] = [1, 2].map(|id| roster.insert(Record::for_tests(id)));
     assert_eq!(roster.claim_file(path, &one), Ok(()));
     assert_eq!(roster.claim_file(path, &one), Ok(()), "it is its own");
     assert_eq!(roster.claim_file(path, &two), Err(1));
@@ -126,15 +96,15 @@ fn a_file_has_one_owner_until_that_gives_it_up_or_goes() {
 fn a_file_from_before_a_restart_has_its_owner() {
     let roster = Roster::default();
     let path = PathBuf::from("/runners/one/.runner");
-    roster.insert(Record { file: Some(path.clone()), ..record(1) });
-    let two = roster.insert(record(2));
+    roster.insert(Record { file: Some(path.clone()), ..Record::for_tests(1) });
+    let two = roster.insert(Record::for_tests(2));
     assert_eq!(roster.claim_file(&path, &two), Err(1));
 }
 
 #[test]
 fn what_was_told_is_listed_once_and_soon_and_what_was_seen_now_and_then() {
     let roster = Roster::default();
-    let [told, seen] = [1, 2].map(|id| roster.insert(record(id)));
+    let [told, seen] = [1, 2].map(|id| roster.insert(Record::for_tests(id)));
     assert!(roster.take_touched(true).is_empty(), "nothing happened yet");
     let now = Instant::now();
     for _ in 0..2 {
@@ -167,7 +137,7 @@ fn what_was_told_is_listed_once_and_soon_and_what_was_seen_now_and_then() {
 #[test]
 fn what_one_told_while_it_slept_is_listed_when_it_wakes() {
     let roster = Roster::default();
-    let live = roster.insert(record(1));
+    let live = roster.insert(Record::for_tests(1));
     live.set_state(RecordState::Ended(Reason::Lease));
     roster.lay_down(&live);
     live.delivered();
@@ -180,8 +150,8 @@ fn what_one_told_while_it_slept_is_listed_when_it_wakes() {
 #[test]
 fn parked_runners_are_found_by_their_kind() {
     let roster = Roster::default();
-    let labels = record(1).labels;
-    roster.insert(record(1));
+    let labels = Record::for_tests(1).labels;
+    roster.insert(Record::for_tests(1));
     roster.insert(parked(2));
     roster.insert(Record { labels: vec!["a".into()], ..parked(3) });
     roster.insert(Record { ephemeral: true, ..parked(4) });
@@ -218,7 +188,7 @@ fn a_newcomer_is_named_some_of_many() {
     for id in 1..=200 {
         roster.insert(Record { name: format!("n{}", id % 100), ..parked(id) });
     }
-    let found = ids(&roster.parked_for(&newcomer("n77", &record(1).labels)));
+    let found = ids(&roster.parked_for(&newcomer("n77", &Record::for_tests(1).labels)));
     assert_eq!(found[..4], [77, 177, 1, 2]);
     assert_eq!(found.len(), 64);
 }
@@ -234,6 +204,6 @@ proptest! {
         }
         expected.sort_unstable();
         let expected: Vec<_> = expected.into_iter().map(|(_, id)| id).collect();
-        prop_assert_eq!(ids(&roster.parked_for(&newcomer("a", &record(1).labels))), expected);
+        prop_assert_eq!(ids(&roster.parked_for(&newcomer("a", &Record::for_tests(1).labels))), expected);
     }
 }
