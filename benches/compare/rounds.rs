@@ -87,7 +87,7 @@ struct Turn {
 }
 
 impl Turn {
-    fn cpu(&self) -> super::kit::process::Cpu {
+    fn cpu(&self) -> super::kit::usage::Cpu {
         self.instance.as_ref().map(|instance| instance.process.cpu()).unwrap_or_default()
     }
 }
@@ -266,7 +266,7 @@ impl Bench {
 
 /// Each round begins with another one.
 fn by_turns(turns: &[Turn], round: u32) -> impl Iterator<Item = &Turn> {
-    turns.iter().cycle().skip(round as usize % turns.len()).take(turns.len())
+    turns.iter().cycle().skip(round as usize % turns.len().max(1)).take(turns.len())
 }
 
 /// What it has once it does not change any more: what is done at the start, or after a handshake, is over.

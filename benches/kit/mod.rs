@@ -9,4 +9,5 @@ pub(crate) mod plot;
 pub(crate) mod process;
 pub(crate) mod stats;
 pub(crate) mod table;
+pub(crate) mod usage;
 pub(crate) mod wire;

@@ -15,6 +15,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 const WIDTH: u32 = 900;
 /// How wide the legend is, to the right of the plot.
 const LEGEND: u32 = 230;
+/// Of a line with more points, these are not marked: the marks would hide it.
+const MARKED: usize = 40;
 const FONT: &str = "sans-serif";
 const BLACK_ISH: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(221, 221, 221);
@@ -114,7 +116,9 @@ impl Lines<'_> {
                 .filter_map(|point| Some((x.place(point.0)?, y.place(point.1)?)))
                 .collect();
             chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
-            chart.draw_series(points.iter().map(|at| Circle::new(*at, 3, colour.filled())))?;
+            if points.len() <= MARKED {
+                chart.draw_series(points.iter().map(|at| Circle::new(*at, 3, colour.filled())))?;
+            }
         }
         Ok(root.present()?)
     }

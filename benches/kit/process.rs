@@ -1,5 +1,6 @@
 //! Processes under measurement: started, watched by what the system says of them, and ended.
 
+use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,37 +8,16 @@ use std::{fs, io, net, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::usage::{self, Cpu};
+
 /// How long a process may take until it listens.
 const START: Duration = Duration::from_secs(20);
-/// Linux counts CPU in these towards programs, whatever its own clock does (USER_HZ).
-const TICK: f64 = 0.01;
 
 /// A process and its children; it ends with this value.
 pub(crate) struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-}
-
-/// Seconds of CPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Cpu {
-    /// In the process itself.
-    pub(crate) user: f64,
-    /// In the kernel, on its behalf.
-    pub(crate) system: f64,
-}
-
-impl Cpu {
-    /// Both.
-    pub(crate) fn total(self) -> f64 {
-        self.user + self.system
-    }
-
-    /// What was spent since.
-    pub(crate) fn since(self, before: Self) -> Self {
-        Self { user: self.user - before.user, system: self.system - before.system }
-    }
 }
 
 impl Process {
@@ -92,29 +72,17 @@ impl Process {
 
     /// What it has used until now, to a hundredth of a second.
     pub(crate) fn cpu(&self) -> Cpu {
-        let mut cpu = Cpu::default();
-        for process in self.all() {
-            let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else { continue };
-            // The name in parentheses may hold anything; the fields behind it are counted from the third.
-            let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-            let field = |number: usize| {
-                let field = fields.split_whitespace().nth(number - 3);
-                field.and_then(|field| field.parse::<f64>().ok()).expect("proc_pid_stat(5)") * TICK
-            };
-            cpu.user += field(14);
-            cpu.system += field(15);
-        }
-        cpu
+        self.all().into_iter().map(usage::cpu).fold(Cpu::default(), Cpu::add)
     }
 
     /// Memory that it has now, in bytes, as `ps` tells it (RSS).
     pub(crate) fn memory(&self) -> u64 {
-        self.status("VmRSS:")
+        self.all().into_iter().filter_map(usage::memory).sum()
     }
 
     /// The most that it had since [`forget_peak`](Self::forget_peak).
     pub(crate) fn peak_memory(&self) -> u64 {
-        self.status("VmHWM:")
+        self.all().into_iter().filter_map(usage::peak_memory).sum()
     }
 
     /// The peak is what it has now.
@@ -123,15 +91,6 @@ impl Process {
             // proc_pid_clear_refs(5).
             let _ = fs::write(format!("/proc/{process}/clear_refs"), "5");
         }
-    }
-
-    fn status(&self, field: &str) -> u64 {
-        let of = |process: &u32| {
-            let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-            let value = status.lines().find_map(|line| line.strip_prefix(field))?;
-            value.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-        };
-        self.all().iter().filter_map(of).sum::<u64>() * 1024
     }
 }
 

@@ -1,5 +1,5 @@
-//! `cargo bench --bench registrations [-- --runners N] [--rounds N] [--out DIR]`: what it takes until a cluster's
-//! runners, which all start at once, are registered; with the broker and without it.
+//! `cargo bench --bench registrations [-- --runners N] [--rounds N] [--quick] [--out DIR]`: what it takes until a
+//! cluster's runners, which all start at once, are registered; with the broker and without it.
 //!
 //! The stand-in Gitea is a process of its own. A real one takes part where `GITEA_BIN` names it, set up as in
 //! `tests/e2e`: `GITEA_STATIC_ROOT` and `GITEA_USER` mean the same here.
@@ -14,32 +14,27 @@ mod gitea;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "../../tests/e2e/http.rs"]
 mod http;
-mod plot;
+#[path = "../kit/mod.rs"]
+mod kit;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "../../tests/e2e/process.rs"]
 mod process;
 mod report;
 mod round;
 mod stand_in;
-mod usage;
 
 use std::path::PathBuf;
 
+use kit::options::Options;
 use round::{Case, Round};
-
-/// How a bench is run.
-struct Args {
-    runners: usize,
-    rounds: usize,
-    out: Option<PathBuf>,
-}
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some(stand_in::ROLE) {
         stand_in::serve();
         return;
     }
-    let args = arguments();
+    let options = Options::read();
+    let (runners, times) = numbers(&options);
     runner_broker::net::descriptors::raise_limit();
     let mut cases = vec![Case::stand_in_straight(), Case::stand_in_with_broker()];
     cases.extend(Case::stand_in_with_store_in_memory());
@@ -54,15 +49,13 @@ fn main() {
     }
     let mut rounds: Vec<(&Case, Vec<Round>)> =
         cases.iter().map(|case| (case, Vec::new())).collect();
-    for number in 1..=args.rounds {
+    for number in 1..=times {
         for (case, done) in &mut rounds {
-            let round = case.run(args.runners);
+            let round = case.run(runners);
             eprintln!(
-                "Round {number} of {}, {}: {} of {} runners registered in {:.2} s.",
-                args.rounds,
+                "Round {number} of {times}, {}: {} of {runners} runners registered in {:.2} s.",
                 case.name,
                 round.registered(),
-                args.runners,
                 round.wall
             );
             if let Some(error) = &round.first_error {
@@ -72,28 +65,26 @@ fn main() {
         }
     }
     report::print(&rounds);
-    if let Some(out) = args.out {
-        report::write(&out, args.runners, &rounds).expect("the folder of --out can be written");
-        eprintln!("Numbers and plot are in {}.", out.display());
-    }
+    report::write(&options, runners, &rounds);
 }
 
-fn arguments() -> Args {
-    let mut args = Args { runners: 1000, rounds: 3, out: None };
-    let mut given = std::env::args().skip(1);
-    while let Some(name) = given.next() {
-        let mut value = || given.next().unwrap_or_else(|| panic!("{name} needs a value"));
-        match name.as_str() {
-            // What cargo adds.
-            "--bench" => {}
-            "--runners" => args.runners = value().parse().expect("--runners is a number"),
-            "--rounds" => args.rounds = value().parse().expect("--rounds is a number"),
-            "--out" => args.out = Some(value().into()),
-            _ => panic!("{name} is not known: there are --runners N, --rounds N and --out DIR"),
-        }
+/// How many runners, and how many rounds.
+fn numbers(options: &Options) -> (usize, usize) {
+    let (mut runners, mut rounds) = if options.quick { (100, 1) } else { (1000, 3) };
+    let mut words = options.rest.iter();
+    while let Some(word) = words.next() {
+        let number = match word.as_str() {
+            "--runners" => &mut runners,
+            "--rounds" => &mut rounds,
+            _ => panic!(
+                "{word} is not known: there are --runners N, --rounds N, --quick and --out DIR"
+            ),
+        };
+        let value = words.next().and_then(|value| value.parse().ok());
+        *number = value.unwrap_or_else(|| panic!("{word} needs a number"));
     }
-    assert!(args.runners > 0 && args.rounds > 0, "there is nothing to measure");
-    args
+    assert!(runners > 0 && rounds > 0, "there is nothing to measure");
+    (runners, rounds)
 }
 
 /// The program that this variable names, for the harness of the end-to-end tests.

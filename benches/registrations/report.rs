@@ -1,11 +1,11 @@
 //! The table, and the numbers behind it.
 
-use std::path::Path;
-use std::{fs, io};
-
 use serde_json::json;
 
-use crate::plot;
+use crate::kit::options::Options;
+use crate::kit::plot::{Axis, Lines, Scale, Series};
+use crate::kit::stats::quantile;
+use crate::kit::table::Table;
 use crate::round::{Case, Round};
 
 type Rounds<'a> = [(&'a Case, Vec<Round>)];
@@ -14,14 +14,24 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// The middle round of each case, by its time.
 pub fn print(cases: &Rounds<'_>) {
-    println!(
-        "| | registered | failed | seconds | a second | wait p50 | p99 | longest | Gitea's CPU | broker's CPU | \
-         of it the store | broker's memory |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    let mut table = Table::new([
+        "",
+        "registered",
+        "failed",
+        "seconds",
+        "a second",
+        "wait p50",
+        "p99",
+        "longest",
+        "Gitea's CPU",
+        "broker's CPU",
+        "of it the store",
+        "broker's memory",
+    ]);
     for (case, rounds) in cases {
         let round = middle(rounds);
-        let wait = |part| shown(quantile(&round.waits, part), "s");
+        let wait =
+            |part| waited(round, part).map_or_else(|| "-".into(), |wait| format!("{wait:.2} s"));
         let [cpu, store, memory] = match &round.broker {
             None => ["", "", ""].map(str::to_owned),
             Some(taken) => [
@@ -34,24 +44,26 @@ pub fn print(cases: &Rounds<'_>) {
                 ),
             ],
         };
-        println!(
-            "| {} | {} | {} | {:.2} | {:.0} | {} | {} | {} | {:.2} s | {cpu} | {store} | {memory} |",
-            case.name,
-            round.registered(),
-            round.failed,
-            round.wall,
-            round.registered() as f64 / round.wall,
+        table.row([
+            case.name.to_owned(),
+            round.registered().to_string(),
+            round.failed.to_string(),
+            format!("{:.2}", round.wall),
+            format!("{:.0}", round.registered() as f64 / round.wall),
             wait(0.5),
             wait(0.99),
             wait(1.0),
-            round.gitea_cpu,
-        );
+            format!("{:.2} s", round.gitea_cpu),
+            cpu,
+            store,
+            memory,
+        ]);
     }
+    print!("{table}");
 }
 
 /// `registrations.json` with every round, and `registrations.svg`.
-pub fn write(folder: &Path, runners: usize, cases: &Rounds<'_>) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
+pub fn write(options: &Options, runners: usize, cases: &Rounds<'_>) {
     let of_round = |round: &Round| {
         let broker = round.broker.as_ref().map(|taken| {
             json!({
@@ -61,7 +73,7 @@ pub fn write(folder: &Path, runners: usize, cases: &Rounds<'_>) -> io::Result<()
                 "memory_peak_bytes": taken.memory_peak,
             })
         });
-        let waits = [0.5, 0.9, 0.99, 1.0].map(|part| quantile(&round.waits, part));
+        let waits = [0.5, 0.9, 0.99, 1.0].map(|part| waited(round, part));
         json!({
             "registered": round.registered(),
             "failed": round.failed,
@@ -74,10 +86,24 @@ pub fn write(folder: &Path, runners: usize, cases: &Rounds<'_>) -> io::Result<()
     };
     let of_case = |(case, rounds): &(&Case, Vec<Round>)| json!({ "case": case.name, "rounds": rounds.iter().map(of_round).collect::<Vec<_>>() });
     let all = json!({ "runners": runners, "cases": cases.iter().map(of_case).collect::<Vec<_>>() });
-    fs::write(folder.join("registrations.json"), format!("{all:#}\n"))?;
-    let lines: Vec<_> =
-        cases.iter().map(|(case, rounds)| (case.name, middle(rounds).waits.as_slice())).collect();
-    plot::write(&folder.join("registrations.svg"), &lines).map_err(io::Error::other)
+    options.write("registrations.json", &format!("{all:#}\n"));
+    options.with("registrations.svg", |file| {
+        let plot = Lines {
+            title: "Runners that start at once",
+            x: Axis { label: "seconds", scale: Scale::Linear },
+            y: Axis { label: "registered", scale: Scale::Linear },
+            series: cases.iter().map(|(case, rounds)| line(case, middle(rounds))).collect(),
+        };
+        plot.write(file).expect("the plot can be drawn");
+    });
+}
+
+/// How many are registered after so many seconds.
+fn line(case: &Case, round: &Round) -> Series<'static> {
+    let mut waits = round.waits.clone();
+    waits.sort_unstable_by(f64::total_cmp);
+    let points = std::iter::once(0.0).chain(waits).zip(0_u32..);
+    Series { name: case.name, points: points.map(|(at, count)| (at, count.into())).collect() }
 }
 
 fn middle(rounds: &[Round]) -> &Round {
@@ -86,14 +112,8 @@ fn middle(rounds: &[Round]) -> &Round {
     rounds[(rounds.len() - 1) / 2]
 }
 
-/// The value that this part of all values does not exceed; none where there are none.
-fn quantile(values: &[f64], part: f64) -> Option<f64> {
-    let mut values = values.to_vec();
-    values.sort_unstable_by(f64::total_cmp);
-    let rank = (part * values.len() as f64).ceil() as usize;
-    values.get(rank.max(1) - 1).copied()
-}
-
-fn shown(value: Option<f64>, unit: &str) -> String {
-    value.map_or_else(|| "-".into(), |value| format!("{value:.2} {unit}"))
+/// What this part of all runners did not wait longer than; none where none was registered.
+fn waited(round: &Round, part: f64) -> Option<f64> {
+    let mut waits = round.waits.clone();
+    (!waits.is_empty()).then(|| quantile(&mut waits, part))
 }

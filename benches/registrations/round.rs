@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use crate::broker::{Broker, ENROLLMENT_TOKEN};
 use crate::gitea::Gitea;
+use crate::kit::usage;
 use crate::stand_in::StandIn;
-use crate::usage;
 
 /// No runner waits longer: the real one would, for ever.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -161,7 +161,7 @@ fn stampede(
                 }
             });
         }
-        let gitea_before = usage::cpu(gitea);
+        let gitea_before = cpu(gitea);
         let before = broker.map(Before::of);
         start.wait().await;
         let begun = Instant::now();
@@ -183,7 +183,7 @@ fn stampede(
             }
         }
         round.wall = begun.elapsed().as_secs_f64();
-        round.gitea_cpu = usage::cpu(gitea) - gitea_before;
+        round.gitea_cpu = cpu(gitea) - gitea_before;
         round.broker = before.map(Before::taken);
         round
     })
@@ -197,25 +197,32 @@ struct Before {
     memory: u64,
 }
 
-/// As its thread is named.
-const STORE: &str = "store";
-
 impl Before {
     fn of(pid: u32) -> Self {
         Self {
             pid,
-            cpu: usage::cpu(pid),
-            store_cpu: usage::cpu_of_thread(pid, STORE),
-            memory: usage::memory(pid, "VmRSS"),
+            cpu: cpu(pid),
+            store_cpu: store_cpu(pid),
+            memory: usage::memory(pid).expect("it runs"),
         }
     }
 
     fn taken(self) -> Taken {
         Taken {
-            cpu: usage::cpu(self.pid) - self.cpu,
-            store_cpu: usage::cpu_of_thread(self.pid, STORE) - self.store_cpu,
+            cpu: cpu(self.pid) - self.cpu,
+            store_cpu: store_cpu(self.pid) - self.store_cpu,
             memory_before: self.memory,
-            memory_peak: usage::memory(self.pid, "VmHWM"),
+            memory_peak: usage::peak_memory(self.pid).expect("it runs"),
         }
     }
+}
+
+/// Seconds of a process and of those of its children that have ended.
+fn cpu(pid: u32) -> f64 {
+    (usage::cpu(pid) + usage::cpu_of_ended_children(pid)).total()
+}
+
+/// Those of the broker's store, by the name of its thread.
+fn store_cpu(pid: u32) -> f64 {
+    usage::cpu_of_threads(pid, "store").as_secs_f64()
 }

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::kit::broker::BESIDE;
+use crate::kit::usage;
+
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-bench-0123456789abcdef";
 const ENROLLMENT_TOKEN: &str = "enrollment-token-of-the-bench-0123456789";
 
@@ -33,7 +36,7 @@ impl Site {
     /// `program`: the binary, where it is not the built one.
     pub(crate) fn new(program: Option<&String>, back_end: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let program = program.map_or(env!("CARGO_BIN_EXE_runner-broker").into(), PathBuf::from);
+        let program = program.map_or(BESIDE.into(), PathBuf::from);
         let site = Self { folder, program, back_end };
         for (name, secret) in [
             ("registration", "registration-token-of-the-bench-01234567"),
@@ -110,16 +113,17 @@ impl Broker {
         Self { runners: address("runners"), admin: address("admin"), started_in, child }
     }
 
-    /// CPU time so far.
+    /// CPU time so far: of the thread that carries all sockets, and of the store's. Others come and go, and take what
+    /// they spent with them.
     pub(crate) fn cpu(&self) -> Duration {
-        cpu_of(self.child.id())
+        let id = self.child.id();
+        let sockets = usage::cpu_of_thread(Path::new(&format!("/proc/{id}/task/{id}")));
+        sockets + usage::cpu_of_threads(id, "store")
     }
 
     /// Resident memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        usage::memory(self.child.id()).expect("it runs")
     }
 }
 
@@ -128,22 +132,4 @@ impl Drop for Broker {
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let _ = self.child.wait();
     }
-}
-
-/// CPU time of a process, to the nanosecond: of the thread that carries all sockets, and of the store's. Others come
-/// and go, and take what they spent with them.
-fn cpu_of(process: u32) -> Duration {
-    let tasks = PathBuf::from(format!("/proc/{process}/task"));
-    let read = |thread: &Path, name| fs::read_to_string(thread.join(name)).unwrap_or_default();
-    let spent = |thread: PathBuf| {
-        let spent = read(&thread, "schedstat");
-        spent
-            .split_whitespace()
-            .next()
-            .and_then(|spent| spent.parse::<u64>().ok())
-            .unwrap_or_default()
-    };
-    let threads = fs::read_dir(&tasks).unwrap().filter_map(|thread| Some(thread.ok()?.path()));
-    let store = threads.filter(|thread| read(thread, "comm").trim() == "store").map(spent);
-    Duration::from_nanos(spent(tasks.join(process.to_string())) + store.sum::<u64>())
 }

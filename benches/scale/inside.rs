@@ -1,7 +1,6 @@
 //! What cannot be asked from outside: a broker in this process, on a runtime of one thread as the real one.
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use runner_broker::lifecycle::Timing;
 use runner_broker::store::{NewRunner, Store};
 
 use crate::broker::Site;
+use crate::kit::usage;
 use crate::population::token_id;
 
 /// CPU time of each.
@@ -73,11 +73,13 @@ async fn looks(site: &Site) -> (Duration, Duration) {
 
 /// What is in the middle of some runs.
 async fn times(mut what: impl AsyncFnMut()) -> Duration {
+    // Of this thread.
+    let cpu = || usage::cpu_of_thread(Path::new("/proc/thread-self"));
     let mut all = Vec::new();
     for _ in 0..TIMES {
-        let before = cpu_of_thread(None);
+        let before = cpu();
         what().await;
-        all.push(cpu_of_thread(None) - before);
+        all.push(cpu() - before);
     }
     all.sort_unstable();
     all[all.len() / 2]
@@ -86,7 +88,7 @@ async fn times(mut what: impl AsyncFnMut()) -> Duration {
 async fn writes(site: &Site) -> (Duration, Duration, Duration) {
     const RUNNERS: u32 = 300;
     let store = Store::open(&site.store()).unwrap();
-    let cpu = || cpu_of_thread(Some("store"));
+    let cpu = || usage::cpu_of_threads(std::process::id(), "store");
     let mut ids = Vec::new();
     let before = cpu();
     for number in 0..RUNNERS {
@@ -147,21 +149,4 @@ fn newcomer(number: u32) -> NewRunner {
         token_ids: vec![token_id(0)],
         event: Event::now("runner", What::RunnerRegistered),
     }
-}
-
-/// CPU time of the threads of a name, or of this one.
-fn cpu_of_thread(name: Option<&str>) -> Duration {
-    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
-    let spent = |thread: PathBuf| {
-        let spent = read(thread.join("schedstat"));
-        spent.split_whitespace().next().and_then(|spent| spent.parse().ok()).unwrap_or_default()
-    };
-    Duration::from_nanos(match name {
-        None => spent("/proc/thread-self".into()),
-        Some(name) => {
-            let threads = fs::read_dir("/proc/self/task").unwrap();
-            let threads = threads.filter_map(|thread| Some(thread.ok()?.path()));
-            threads.filter(|thread| read(thread.join("comm")).trim() == name).map(spent).sum()
-        }
-    })
 }
