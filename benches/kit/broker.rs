@@ -6,15 +6,20 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{fs, io};
 
-/// The program as cargo builds it beside a bench: near enough where it is compared with itself.
+/// The program as cargo builds it beside a bench: of use where it is compared with itself alone.
 pub(crate) const BESIDE: &str = env!("CARGO_BIN_EXE_runner-broker");
 
-/// The program, built once a bench as for use: cargo builds the one beside a bench with what only tests need of
-/// the libraries. It keeps its names, so that profiles are of use.
+/// Of a program that is built as for use and keeps its names, so that profiles are of use.
+const PROFILE: &str = "profiling";
+
+/// The program as for use, built once a bench: cargo builds the one beside a bench in less time, and with what
+/// only tests need of the libraries.
 pub(crate) fn program() -> io::Result<PathBuf> {
     static BUILT: OnceLock<bool> = OnceLock::new();
-    let beside = PathBuf::from(BESIDE);
+    // The folders of all profiles are beside each other in the target folder.
+    let target = Path::new(BESIDE).parent().and_then(Path::parent).unwrap_or(Path::new("target"));
     let built = BUILT.get_or_init(|| {
+        eprintln!("The broker is built as for use; that takes minutes where it has changed.");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
         let mut cargo = Command::new(cargo);
         cargo.args([
@@ -22,21 +27,16 @@ pub(crate) fn program() -> io::Result<PathBuf> {
             "--quiet",
             "--locked",
             "--profile",
-            "bench",
+            PROFILE,
             "--bin",
             "runner-broker",
         ]);
-        // Its profile's folder is that of the bench, in the target folder.
-        let target = beside.parent().and_then(Path::parent);
-        let built = cargo
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .arg("--target-dir")
-            .arg(target.unwrap_or(Path::new("target")))
-            .status();
+        let built =
+            cargo.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--target-dir").arg(target).status();
         built.is_ok_and(|status| status.success())
     });
     match built {
-        true => Ok(beside),
+        true => Ok(target.join(PROFILE).join("runner-broker")),
         false => Err(io::Error::other("the broker was not built; cargo says why")),
     }
 }

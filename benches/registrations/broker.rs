@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::kit::broker::BESIDE;
+use crate::kit::broker::program;
 use crate::process::Process;
 
 /// What runners show to it.
@@ -32,7 +32,7 @@ impl Broker {
         fs::create_dir(path("runners")).unwrap();
         fs::write(path("registration_token"), registration_token).unwrap();
         fs::write(path("enrollment_token"), ENROLLMENT_TOKEN).unwrap();
-        let mut command = Command::new(BESIDE);
+        let mut command = Command::new(program().expect("the broker can be built"));
         command.arg("serve").env_clear();
         for (key, value) in [
             ("LISTEN__RUNNERS", "127.0.0.1:0"),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::kit::broker::BESIDE;
+use crate::kit::broker;
 use crate::kit::usage;
 
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-bench-0123456789abcdef";
@@ -36,7 +36,8 @@ impl Site {
     /// `program`: the binary, where it is not the built one.
     pub(crate) fn new(program: Option<&String>, back_end: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let program = program.map_or(BESIDE.into(), PathBuf::from);
+        let program = program
+            .map_or_else(|| broker::program().expect("the broker can be built"), PathBuf::from);
         let site = Self { folder, program, back_end };
         for (name, secret) in [
             ("registration", "registration-token-of-the-bench-01234567"),
