@@ -1,5 +1,6 @@
 //! The built binary, in front of a stand-in Gitea.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -87,9 +88,14 @@ impl Binary {
 
     /// How many files and sockets it may have open from now on, besides those that it has.
     pub(crate) fn limit_descriptors(&self, more: u64) {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count();
+        let open: BTreeSet<u64> = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect();
         let pid = rustix::process::Pid::from_child(&self.child);
-        let current = Some(open as u64 + more);
+        // The limit is one of numbers: those that are free in between could be taken too.
+        let mut free = (0..).filter(|number| !open.contains(number));
+        let current = free.nth(usize::try_from(more).unwrap());
         let nofile = rustix::process::Resource::Nofile;
         let maximum = rustix::process::getrlimit(nofile).maximum;
         let limit = rustix::process::Rlimit { current, maximum };
