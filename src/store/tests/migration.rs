@@ -45,28 +45,18 @@ fn old_record(n: i64, name: &str, scope: Scope) -> Record {
         token: format!("{token}{n}").into(),
     };
     Record {
-        record_id: RecordId(n),
         scope,
         presented: credentials(10 + n, "u", "s"),
         upstream: credentials(20 + n, "g", "t"),
         name: name.into(),
         labels: vec![],
         version: String::new(),
-        ephemeral: false,
-        origin: Origin::Enrolled,
         parent_id: "settings".into(),
         peer: format!("10.0.0.{n}").parse().unwrap(),
-        dialled: None,
         registered_at: ms(0),
         delivered: false,
         spoke: false,
-        last_seen_at: None,
-        tasks: vec![],
-        state: RecordState::Active,
-        ended_at: None,
-        declare_due: false,
-        disabled: false,
-        file: None,
+        ..Record::for_tests(n)
     }
 }
 
