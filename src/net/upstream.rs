@@ -134,8 +134,7 @@ impl Upstream {
     }
 
     /// Where a passed-on request goes: its path, which holds the sub-path already, is not touched.
-    #[must_use]
-    pub fn uri(&self, path_and_query: &PathAndQuery) -> Uri {
+    fn uri(&self, path_and_query: &PathAndQuery) -> Uri {
         self.with_path(path_and_query.clone())
     }
 

@@ -85,7 +85,7 @@ impl Proxy {
                 "the request has no path: dial the broker as you would dial Gitea",
             ));
         };
-        // Whom a client names there is its own affair.
+        // The authority that a client may have named goes no further.
         parts.uri = Uri::from(path_and_query);
         parts.version = Version::HTTP_11;
         headers::clean_request(&mut parts.headers);
