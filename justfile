@@ -14,7 +14,7 @@ test:
 # Format and lints, as CI asks for them
 lint:
     cargo fmt --check
-    cargo clippy --all-targets --features e2e,browser -- -D warnings
+    cargo clippy --all-targets --all-features -- -D warnings
 
 # The crate's pages, with every warning an error
 docs:
